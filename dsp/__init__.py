@@ -1,0 +1,1 @@
+"""Signals as numpy arrays: blocks, resampling, smoothing, pitch, spectra. Knows no network."""

@@ -1,0 +1,1 @@
+"""Networks: training them, and running voice packs with onnxruntime. Knows no host."""

@@ -1,0 +1,1 @@
+"""The source-filter stream converter: content encoder, decoder, pulse-and-noise synthesis."""

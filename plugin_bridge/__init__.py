@@ -1,0 +1,1 @@
+"""Neural voice and singing conversion where an audio effect sits."""

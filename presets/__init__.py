@@ -1,0 +1,1 @@
+"""Data: voice packs, presets, the demo phrase."""
