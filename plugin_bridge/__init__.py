@@ -1,1 +1,55 @@
-"""Neural voice and singing conversion where an audio effect sits."""
+"""Neural voice and singing conversion where an audio effect sits.
+
+Everything a user needs is here: `VoiceConverter`, `Board` and `voices`. Each is loaded when it is first used.
+"""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plugin_bridge.board import Board
+    from plugin_bridge.converter import VoiceConverter
+
+__all__ = ["Board", "VoiceConverter", "voices"]
+
+
+def _require_own_packages() -> None:
+    """`dsp`, `models` and `presets` are common names: say at once, and clearly, when another file took one."""
+    ours = Path(__file__).resolve().parent.parent
+    for name in ("dsp", "models", "presets"):
+        loaded = sys.modules.get(name)
+        spec = None if loaded else importlib.util.find_spec(name)
+        file = getattr(loaded, "__file__", None) if loaded else spec.origin if spec else None
+        if file is None:
+            raise ImportError(
+                f"plugin_bridge needs its package {name!r} in {ours}, but it is not there; install it again"
+            )
+        if Path(file).resolve().parent.parent != ours:
+            raise ImportError(
+                f"plugin_bridge needs its package {name!r} in {ours}, but {file} shadows it; "
+                "rename that file, or start Python from another folder"
+            )
+
+
+_require_own_packages()
+
+# Not lazy: the import system would put the module of the same name in the function's place at its first import.
+# The module is light.
+from plugin_bridge.voices import voices  # noqa: E402
+
+_LAZY = {"VoiceConverter": "plugin_bridge.converter", "Board": "plugin_bridge.board"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,250 @@
+"""Voice packs: `NAME.voice`, a zip with `voice.json` and the ONNX models of one bank of voices."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from models.schema import Line, SampleRate, Schema, Text, VoiceName, first_problem
+
+if TYPE_CHECKING:
+    from models.stream import StreamModel
+
+MANIFEST = "voice.json"
+STREAM_MODEL = "stream.onnx"
+
+MAX_PACK_BYTES = 512 << 20
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_MEMBERS = 64
+# Weights hardly compress; what shrinks a hundredfold is padding made to fill the reader's memory.
+MAX_RATIO = 100
+
+# Plain file names only, so that no reader on any system can be led out of the pack or onto a device name.
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9_-]{1,16}){0,2}")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hertz = Annotated[float, Field(ge=20.0, le=4000.0)]
+
+
+class PackError(ValueError):
+    """A voice pack cannot be used; the message is one sentence that names the file."""
+
+
+class VoiceCard(Schema):
+    """One voice of a pack, for people and for choosing a transposition.
+
+    `name` is what users type; `f0_range_hz` the range in which the voice was trained; `quality` measured figures.
+    """
+
+    name: VoiceName
+    display_name: Line
+    language: Line = ""
+    kind: Line = ""
+    f0_range_hz: tuple[Hertz, Hertz]
+    licence: Line
+    credits: Text
+    training_data: Text
+    quality: dict[Line, float] = Field(default_factory=dict, max_length=64)
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> VoiceCard:
+        low, high = self.f0_range_hz
+        if low >= high:
+            raise ValueError(f"f0_range_hz must rise, got {low} to {high}")
+        return self
+
+
+class PackManifest(Schema):
+    """`voice.json`. The order of `voices` is the order of the weights in the models; `sample_rate` is in Hz."""
+
+    format_version: Literal[1] = 1
+    title: Line
+    voices: list[VoiceCard] = Field(min_length=1, max_length=256)
+    sample_rate: SampleRate
+    licence: Line
+    members: dict[str, Sha256] = Field(default_factory=dict, max_length=MAX_MEMBERS)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> PackManifest:
+        names = [card.name for card in self.voices]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the names of the voices must differ from each other, got {names}")
+        return self
+
+
+class VoicePack:
+    """An opened pack: its manifest, and its members on demand. May be shared between threads.
+
+    Opening reads `voice.json` alone, so a folder of packs is listed quickly; a member is checked when it is read.
+    """
+
+    def __init__(self, path: Path, manifest: PackManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._lock = threading.Lock()
+        self._stream_model: StreamModel | None = None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> VoicePack:
+        """Open and check a pack.
+
+        Raises
+        ------
+        PackError
+            If the file is missing, is no zip, is too large, or its contents are not as the format has it.
+        """
+        path = Path(path)
+        with _archive(path) as archive:
+            names = _checked_names(path, archive)
+            if MANIFEST not in names:
+                raise PackError(f"{path} has no {MANIFEST}, so it is no voice pack")
+            text = _member(path, archive, MANIFEST)
+        try:
+            manifest = PackManifest.model_validate_json(text)
+        except ValidationError as error:
+            raise PackError(f"{path}: {MANIFEST} is not valid: {first_problem(error)}") from None
+        if names - {MANIFEST} != manifest.members.keys():
+            found, listed = sorted(names - {MANIFEST}), sorted(manifest.members)
+            raise PackError(f"{path} must hold the members that {MANIFEST} lists, {listed}, but holds {found}")
+        return cls(path, manifest)
+
+    def read(self, member: str) -> bytes:
+        """The contents of a member, checked against the manifest's sha256.
+
+        Raises
+        ------
+        PackError
+            If there is no such member or its contents are not those that the manifest names.
+        """
+        if member not in self.manifest.members:
+            raise PackError(f"{self.path} has no {member}, it has {sorted(self.manifest.members)}")
+        with _archive(self.path) as archive:
+            _checked_names(self.path, archive)
+            data = _member(self.path, archive, member)
+        found, wanted = hashlib.sha256(data).hexdigest(), self.manifest.members[member]
+        if found != wanted:
+            raise PackError(f"{self.path}: {member} must have the sha256 {wanted}, got {found}")
+        return data
+
+    def stream_model(self) -> StreamModel:
+        """The pack's streaming model, loaded at the first call and shared from then on.
+
+        Raises
+        ------
+        PackError
+            If the pack has none, or one whose voices or rate are not the manifest's.
+        ModelError
+            If the graph itself is off.
+        """
+        # onnxruntime comes with this import; listing voices does without.
+        from models.stream import StreamModel
+
+        with self._lock:
+            if self._stream_model is None:
+                model = StreamModel.from_bytes(self.read(STREAM_MODEL), f"{STREAM_MODEL} in {self.path}")
+                names = tuple(card.name for card in self.manifest.voices)
+                if model.voices != names:
+                    raise PackError(f"{self.path}: {STREAM_MODEL} must have the voices {names}, got {model.voices}")
+                if model.sample_rate != self.manifest.sample_rate:
+                    raise PackError(
+                        f"{self.path}: {STREAM_MODEL} must run at {self.manifest.sample_rate} Hz, "
+                        f"got {model.sample_rate} Hz"
+                    )
+                self._stream_model = model
+            return self._stream_model
+
+
+def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Mapping[str, bytes]) -> None:
+    """Write a pack, beside its place and then renamed into it, so that no half-written pack is ever seen.
+
+    The hashes in `manifest.members` are made here. The same input gives the same bytes. What is written has been
+    opened, and its streaming model loaded, before it takes its place.
+
+    Raises
+    ------
+    PackError, ModelError
+        If what would be written could not be used.
+    """
+    path = Path(path)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+    text = manifest.model_copy(update={"members": hashes}).model_dump_json(indent=2)
+    handle, beside_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    beside = Path(beside_name)
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {MANIFEST: text.encode(), **members}.items():
+                # ZipInfo's own date, 1980: the bytes do not depend on when they were written.
+                info = zipfile.ZipInfo(name)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, data)
+        pack = VoicePack.open(beside)
+        if STREAM_MODEL in members:
+            pack.stream_model()
+        # mkstemp makes files that only their owner reads; a pack is as public as any other new file.
+        beside.chmod(0o644)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise PackError(f"there is no file {path}") from None
+    except OSError as error:
+        raise PackError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise PackError(f"{path} is not a zip file, as a voice pack must be, or not all of one: {error}") from None
+
+
+def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
+    members = archive.infolist()
+    if len(members) > MAX_MEMBERS:
+        raise PackError(f"{path} must have at most {MAX_MEMBERS} members, got {len(members)}")
+    total = sum(member.file_size for member in members)
+    if total > MAX_PACK_BYTES:
+        raise PackError(f"{path} must unpack to at most {MAX_PACK_BYTES} bytes, got {total}")
+    names: set[str] = set()
+    for member in members:
+        name = member.orig_filename
+        if not _MEMBER_NAME.fullmatch(name):
+            raise PackError(f"{path}: a member must have a plain file name, got {name[:100]!r}")
+        # Without regard to case: on some systems two such names are one file.
+        if name.lower() in {known.lower() for known in names}:
+            raise PackError(f"{path} has the member {name} twice")
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise PackError(f"{path}: {name} must be a plain file, not a link or a device")
+        if member.flag_bits & 0x1:
+            raise PackError(f"{path}: {name} is encrypted, which a voice pack must not be")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise PackError(f"{path}: {name} must be stored or deflated, got method {member.compress_type}")
+        if member.file_size > MAX_MANIFEST_BYTES and member.file_size > MAX_RATIO * member.compress_size:
+            raise PackError(
+                f"{path}: {name} must unpack to at most {MAX_RATIO} times its packed size, "
+                f"got {member.file_size} bytes from {member.compress_size}"
+            )
+        names.add(name)
+    return names
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if name == MANIFEST and size > MAX_MANIFEST_BYTES:
+        raise PackError(f"{path}: {MANIFEST} must have at most {MAX_MANIFEST_BYTES} bytes, got {size}")
+    try:
+        # zipfile never gives more than the size checked above, whatever the packed bytes would unpack to.
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise PackError(f"{path}: {name} cannot be unpacked: {error}") from None

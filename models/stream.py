@@ -1,0 +1,235 @@
+"""A streaming model at run time: one ONNX graph with explicit state, driven chunk by chunk without copies."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from models.schema import SampleRate, Schema, VoiceName, first_problem
+
+METADATA_KEY = "plugin_bridge"
+
+# 64 MiB of float32: far above any causal network, low enough that a hostile shape cannot exhaust the memory.
+MAX_STATE_VALUES = 1 << 24
+
+Control = Literal["voice", "pitch_ratio", "formant_ratio"]
+
+
+class ModelError(ValueError):
+    """A streaming graph is not what this program can run; the message is one sentence."""
+
+
+class StreamMetadata(Schema):
+    """What a streaming graph says about itself, as JSON under `METADATA_KEY` in the model's properties.
+
+    `sample_rate` is in Hz; `chunk`, `lookahead` and `receptive_field` are in samples at that rate.
+    """
+
+    format: Literal[1]
+    kind: Literal["stream"]
+    sample_rate: SampleRate
+    chunk: int = Field(ge=1, le=16_384)
+    lookahead: int = Field(ge=0, le=192_000)
+    receptive_field: int = Field(ge=0, le=192_000 * 60)
+    voices: list[VoiceName] = Field(min_length=1, max_length=256)
+    controls: list[Control]
+
+
+class StreamModel:
+    """A loaded streaming graph. Immutable; any number of threads may `open` it, each stream is driven from one.
+
+    Loading costs some tenths of a second, so load once and share.
+
+    Attributes
+    ----------
+    sample_rate : int
+        Hz, of `audio` in and out.
+    chunk : int
+        Samples that one step takes and gives.
+    lookahead : int
+        Samples by which the model's output lies behind its input.
+    receptive_field : int
+        Samples of the past that an output sample may depend on.
+    voices : tuple of str
+        Names, in the order of the `voice` weights.
+    controls : frozenset of str
+        Of `voice`, `pitch_ratio` and `formant_ratio` those that the graph has.
+    """
+
+    def __init__(self, session: ort.InferenceSession, metadata: StreamMetadata) -> None:
+        self._session = session
+        self.sample_rate = metadata.sample_rate
+        self.chunk = metadata.chunk
+        self.lookahead = metadata.lookahead
+        self.receptive_field = metadata.receptive_field
+        self.voices: tuple[str, ...] = tuple(metadata.voices)
+        self.controls: frozenset[str] = frozenset(metadata.controls)
+        self._state_shapes: dict[str, tuple[int, ...]] = {
+            value.name: tuple(value.shape) for value in session.get_inputs() if value.name.startswith("state_")
+        }
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> StreamModel:
+        """Load and check a graph.
+
+        Parameters
+        ----------
+        data : bytes
+            An ONNX file.
+        name : str
+            What error messages call it.
+
+        Raises
+        ------
+        ModelError
+            Naming the first thing that was expected and what came instead.
+        """
+        try:
+            session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"])
+            text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        except Exception as error:  # the runtime's exceptions share no narrower base class
+            raise ModelError(f"{name} is not an ONNX graph that can be run: {_first_line(error)}") from error
+        if text is None:
+            raise ModelError(f"{name} has no metadata under the key {METADATA_KEY!r}, so it is no streaming model")
+        try:
+            metadata = StreamMetadata.model_validate_json(text)
+        except ValidationError as error:
+            raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
+        problem = _metadata_problem(metadata) or _signature_problem(session, metadata)
+        if problem:
+            raise ModelError(f"{name}: {problem}")
+        return cls(session, metadata)
+
+    def open(self) -> ModelStream:
+        """A new stream at the zero state. Takes well under a millisecond."""
+        return ModelStream(self)
+
+
+class ModelStream:
+    """One running state of a `StreamModel`. Drive it from one thread at a time.
+
+    Write `audio_in` and the controls, call `step`, read `audio_out`. The arrays are the runtime's own buffers and
+    stay the same objects for the life of the stream.
+
+    Attributes
+    ----------
+    audio_in, audio_out : float32 [chunk]
+        `audio_out` holds until the next `step`.
+    voice : float32 [n_voices]
+        Weights of the voices; the first voice alone at the start.
+    pitch_ratio, formant_ratio : float32 [1]
+        1 at the start. Without effect where the model's `controls` lack them.
+    """
+
+    def __init__(self, model: StreamModel) -> None:
+        self._run = model._session.run_with_iobinding
+        self.audio_in: NDArray[np.float32] = np.zeros(model.chunk, np.float32)
+        self.audio_out: NDArray[np.float32] = np.zeros(model.chunk, np.float32)
+        self.voice: NDArray[np.float32] = np.zeros(len(model.voices), np.float32)
+        self.voice[0] = 1.0
+        self.pitch_ratio: NDArray[np.float32] = np.ones(1, np.float32)
+        self.formant_ratio: NDArray[np.float32] = np.ones(1, np.float32)
+        # Two sets of state buffers, each in turn the input and the output of a step: the state is never copied.
+        self._states = [
+            {name: np.zeros(shape, np.float32) for name, shape in model._state_shapes.items()} for _ in range(2)
+        ]
+        self._bindings = [self._bind(model, now=0), self._bind(model, now=1)]
+        self._now = 0
+
+    def _bind(self, model: StreamModel, now: int) -> ort.IOBinding:
+        inputs = {"audio": self.audio_in[None], "voice": self.voice[None]}
+        if "pitch_ratio" in model.controls:
+            inputs["pitch_ratio"] = self.pitch_ratio
+        if "formant_ratio" in model.controls:
+            inputs["formant_ratio"] = self.formant_ratio
+        outputs = {"audio_out": self.audio_out[None]}
+        for name, buffer in self._states[now].items():
+            inputs[name] = buffer
+        for name, buffer in self._states[1 - now].items():
+            outputs[f"next_{name}"] = buffer
+        binding = model._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_input(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+        for name, buffer in outputs.items():
+            binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+        return binding
+
+    def step(self) -> None:
+        """Convert `audio_in` into `audio_out` and advance the state. Allocates no arrays."""
+        self._run(self._bindings[self._now])
+        self._now = 1 - self._now
+
+    def reset(self) -> None:
+        """Back to the zero state; the controls stay as they are."""
+        for states in self._states:
+            for buffer in states.values():
+                buffer.fill(0.0)
+        self.audio_out.fill(0.0)
+        self._now = 0
+
+
+def _session_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    # One thread and no spinning: a step is shorter than a hand-over to a pool, and the host owns the other cores.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Decaying states would otherwise reach denormals in silence, where arithmetic is many times slower.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # The runtime's own flatbuffer format is checked less than protobuf, and a pack never needs it.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # What matters arrives as an exception; nothing is printed besides.
+    options.log_severity_level = 4
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])[:300] if lines else type(error).__name__
+
+
+def _metadata_problem(metadata: StreamMetadata) -> str | None:
+    if "voice" not in metadata.controls:
+        return "its controls must contain 'voice'"
+    if len(set(metadata.controls)) != len(metadata.controls):
+        return f"its controls must differ from each other, got {metadata.controls}"
+    if len(set(metadata.voices)) != len(metadata.voices):
+        return f"its voices must differ from each other, got {metadata.voices}"
+    return None
+
+
+def _signature_problem(session: ort.InferenceSession, metadata: StreamMetadata) -> str | None:
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    for name, value in [*inputs.items(), *outputs.items()]:
+        if value.type != "tensor(float)":
+            return f"{name!r} must be a float32 tensor, got {value.type}"
+        if not all(isinstance(size, int) and size > 0 for size in value.shape):
+            return f"{name!r} must have a fixed shape, got {value.shape}"
+
+    states = {name for name in inputs if name.startswith("state_")}
+    audio = [1, metadata.chunk]
+    wanted_inputs: dict[str, list[int]] = {"audio": audio, "voice": [1, len(metadata.voices)]}
+    wanted_inputs |= {name: [1] for name in metadata.controls if name != "voice"}
+    wanted_inputs |= {name: inputs[name].shape for name in states}
+    wanted_outputs = {"audio_out": audio} | {f"next_{name}": inputs[name].shape for name in states}
+    for kind, values, wanted in (("input", inputs, wanted_inputs), ("output", outputs, wanted_outputs)):
+        if missing := sorted(wanted.keys() - values.keys()):
+            return f"the graph must have an {kind} {missing[0]!r}, it has {sorted(values)}"
+        if extra := sorted(values.keys() - wanted.keys()):
+            return f"the graph has an {kind} {extra[0]!r} that neither its controls nor its states explain"
+        for name, shape in wanted.items():
+            if values[name].shape != shape:
+                return f"{kind} {name!r} must have the shape {shape}, got {values[name].shape}"
+
+    size = sum(int(np.prod(inputs[name].shape, dtype=object)) for name in states)
+    if size > MAX_STATE_VALUES:
+        return f"its states must hold at most {MAX_STATE_VALUES} values together, got {size}"
+    return None

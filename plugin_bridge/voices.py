@@ -1,0 +1,147 @@
+"""The voices at hand: found by name in the bundled packs and in the user's folders."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# The pack reader and its schemas are imported where a pack is opened: `import plugin_bridge` comes through here.
+if TYPE_CHECKING:
+    from models.pack import VoiceCard, VoicePack
+
+VOICES_VARIABLE = "PLUGIN_BRIDGE_VOICES"
+SUFFIX = ".voice"
+
+
+class UnknownVoiceError(ValueError):
+    """No voice has this name; the message lists the names there are."""
+
+
+@dataclass(frozen=True)
+class VoiceAddress:
+    """Where a voice lives: `index` is its place in the pack, and so among the model's voice weights."""
+
+    pack: VoicePack
+    index: int
+    card: VoiceCard
+
+
+def voices() -> list[str]:
+    """Names of all voices at hand.
+
+    Searched are the folders in the environment variable PLUGIN_BRIDGE_VOICES (separated as in PATH), the user's own
+    folder, and the voices that come with the program. A name found twice means the first. A broken pack is left out;
+    `broken_packs` says why.
+    """
+    return list(_addresses()[0])
+
+
+def broken_packs() -> list[str]:
+    """One sentence for each pack that was left out."""
+    return _addresses()[1]
+
+
+def find_voice(name: str) -> VoiceAddress:
+    """The voice of this name, or the first voice of the pack at this path.
+
+    Parameters
+    ----------
+    name : str
+        One of `voices()`, or a path that ends in `.voice`.
+
+    Raises
+    ------
+    UnknownVoiceError
+        Listing the names there are.
+    PackError
+        If `name` is a path to something that is no good pack.
+    """
+    if name.endswith(SUFFIX):
+        return _pack_addresses(Path(name))[0]
+    addresses, broken = _addresses()
+    if name in addresses:
+        return addresses[name]
+    there_are = f"there are {', '.join(addresses)}" if addresses else "there are no voices at all"
+    left_out = f" ({len(broken)} broken packs were left out)" if broken else ""
+    raise UnknownVoiceError(f"no voice is called {name!r}, {there_are}{left_out}")
+
+
+def user_folder() -> Path:
+    """The folder in which a user's own packs are looked for. It need not exist."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("plugin_bridge", appauthor=False)) / "voices"
+
+
+def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
+    from models.pack import PackError
+
+    found: dict[str, VoiceAddress] = {}
+    broken: list[str] = []
+    for path in _pack_paths():
+        try:
+            for address in _pack_addresses(path):
+                found.setdefault(address.card.name, address)
+        except PackError as error:
+            broken.append(str(error))
+    return found, broken
+
+
+def _pack_paths() -> Iterator[Path]:
+    for folder in _folders():
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError:
+            continue  # a folder that is not there, or that is not ours to read, holds no voices
+        yield from (path for path in paths if path.suffix == SUFFIX and not path.name.startswith("."))
+
+
+def _folders() -> Iterator[Path]:
+    yield from (Path(folder) for folder in os.environ.get(VOICES_VARIABLE, "").split(os.pathsep) if folder)
+    yield user_folder()
+    bundled = importlib.resources.files("presets")
+    if isinstance(bundled, Path):
+        yield bundled
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A pack as it was when the file had this stamp; only one of the last two is set."""
+
+    stamp: tuple[int, int]
+    addresses: list[VoiceAddress]
+    problem: str
+
+
+_opened: dict[Path, _Opened] = {}
+_opened_lock = threading.Lock()
+
+
+def _pack_addresses(path: Path) -> list[VoiceAddress]:
+    """The voices of a pack, opened again only if the file changed. The pack, and so its loaded model, is shared."""
+    from models.pack import PackError, VoicePack
+
+    path = path.absolute()
+    with _opened_lock:
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+        except OSError:
+            stamp = (-1, -1)
+        known = _opened.get(path)
+        if known is None or known.stamp != stamp:
+            try:
+                pack = VoicePack.open(path)
+                cards = enumerate(pack.manifest.voices)
+                known = _Opened(stamp, [VoiceAddress(pack, index, card) for index, card in cards], "")
+            except PackError as error:
+                known = _Opened(stamp, [], str(error))
+            _opened[path] = known
+    if known.problem:
+        raise PackError(known.problem)
+    return known.addresses

@@ -1,0 +1,18 @@
+"""Voices for every test: small packs whose output is known by a formula, found by name like any other voice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packs import write_standard_packs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def voice_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `packs.write_standard_packs`, in which voices are looked for first; the user's own is hidden."""
+    folder = tmp_path_factory.mktemp("voices")
+    write_standard_packs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUGIN_BRIDGE_VOICES", str(folder))
+        patch.setenv("XDG_DATA_HOME", str(folder / "nobody"))
+        yield folder
