@@ -1,0 +1,202 @@
+"""Recordings, packed once: audio at 48 kHz and f0 on the hop grid, memory-mapped; and random crops of them.
+
+Packing decodes, resamples and tracks every file once, so that training reads crops without decoding. f0 here comes from
+SwiftF0 over the whole file; the converter's own causal tracker takes its place when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from pedalboard.io import AudioFile
+from swift_f0 import SwiftF0
+
+from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".m4a"}
+CONFIDENCE = 0.5  # SwiftF0's probability from which a frame counts as voiced
+F0_RANGE_HZ = (60.0, 1100.0)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One folder of recordings. `voice` is the speaker's name; "" makes every file a speaker of its own."""
+
+    folder: str
+    voice: str
+    hold_out: int = 10  # every n-th file is kept out of training
+    bandwidth_hz: float = 24_000.0  # above this the recording says nothing about the voice
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One packed recording: its speaker, where its samples lie, its bandwidth, whether it is held out of training."""
+
+    file: str
+    speaker: str
+    target: bool
+    start: int
+    samples: int
+    bandwidth_hz: float
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A batch of crops; hop h of a crop is centred on its sample h * HOP."""
+
+    audio: NDArray[np.float32]  # [batch, samples]
+    f0: NDArray[np.float32]  # [batch, hops] Hz, interpolated through unvoiced stretches
+    voicing: NDArray[np.float32]  # [batch, hops] 0..1
+    speaker: NDArray[np.int64]  # [batch]
+    bandwidth_hz: NDArray[np.float32]  # [batch]
+
+
+def read_corpora(config: Path) -> list[Corpus]:
+    """The `[[corpus]]` tables of a recipe."""
+    with config.open("rb") as file:
+        return [Corpus(**table) for table in tomllib.load(file)["corpus"]]
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """All recordings below a folder, in a fixed order."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+
+
+def load_mono(path: Path) -> NDArray[np.float32]:
+    """A recording as float32 [samples] at 48 kHz, channels averaged."""
+    with AudioFile(str(path)) as file:
+        audio = file.read(file.frames).mean(0, dtype=np.float32)
+        rate = float(file.samplerate)
+    if rate != SAMPLE_RATE:
+        audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
+    return np.nan_to_num(np.asarray(audio, dtype=np.float32))
+
+
+def fill_unvoiced(f0: NDArray[np.float64], voiced: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Interpolate log f0 through unvoiced stretches; all unvoiced gives 150 Hz."""
+    if not voiced.any():
+        return np.full(len(f0), 150.0)
+    at = np.flatnonzero(voiced)
+    return np.exp(np.interp(np.arange(len(f0)), at, np.log(f0[at])))
+
+
+def track_hops(audio: NDArray[np.float32], tracker: SwiftF0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(f0 in Hz, voicing 0..1) at the centre of every hop of 48 kHz audio, by SwiftF0."""
+    hops = len(audio) // HOP
+    at16 = soxr.resample(audio, SAMPLE_RATE, 16_000)
+    result = tracker.detect(at16, 16_000, fmin=F0_RANGE_HZ[0], fmax=F0_RANGE_HZ[1])
+    seconds = np.asarray(result.timestamps, dtype=np.float64)
+    voiced = np.asarray(result.confidence) >= CONFIDENCE
+    filled = fill_unvoiced(np.asarray(result.pitch_hz, dtype=np.float64), voiced)
+    grid = np.arange(hops) * HOP / SAMPLE_RATE
+    f0 = np.exp(np.interp(grid, seconds, np.log(filled)))
+    voicing = np.interp(grid, seconds, voiced.astype(np.float64))
+    return f0.astype(np.float32), voicing.astype(np.float32)
+
+
+def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, int], None] | None = None) -> None:
+    """Pack the corpora (folders below `root`) into the folder `out`; does nothing if `out` is complete.
+
+    Raises ValueError, one sentence, where a folder has no audio or a file cannot be read.
+    """
+    if (out / "index.json").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = [(c, i, f) for c in corpora for i, f in enumerate(audio_files(root / c.folder))]
+    for corpus in corpora:
+        if not any(job[0] is corpus for job in jobs):
+            raise ValueError(f"expected recordings in {root / corpus.folder}, found no audio file there")
+    tracker = SwiftF0(threads=1, spin=False)
+    clips: list[Clip] = []
+    start = 0
+    with (out / "audio.i16").open("wb") as audio_file, (out / "f0.f32").open("wb") as f0_file:
+        for done, (corpus, number, path) in enumerate(jobs):
+            try:
+                audio = load_mono(path)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise ValueError(f"expected a readable recording, but {path} is not one ({error})") from None
+            audio = audio[: len(audio) // CHUNK * CHUNK]
+            if len(audio) < SAMPLE_RATE // 2:
+                continue
+            f0, voicing = track_hops(audio, tracker)
+            (np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(audio_file)
+            np.stack([f0, voicing], 1).astype("<f4").tofile(f0_file)
+            speaker = corpus.voice or f"{corpus.folder}/{path.stem}"
+            held_out = number % corpus.hold_out == corpus.hold_out - 1
+            clips.append(
+                Clip(str(path.relative_to(root)), speaker, bool(corpus.voice), start, len(audio), corpus.bandwidth_hz, held_out)
+            )
+            start += len(audio)
+            if report:
+                report(done + 1, len(jobs))
+    partial = out / "index.json.partial"
+    partial.write_text(json.dumps([asdict(clip) for clip in clips], indent=0))
+    os.replace(partial, out / "index.json")
+
+
+class Recordings:
+    """A packed folder. Speakers are numbered: target voices first, in order of appearance, then the helping speakers."""
+
+    def __init__(self, packed: Path) -> None:
+        self.clips = [Clip(**entry) for entry in json.loads((packed / "index.json").read_text())]
+        self._audio = np.memmap(packed / "audio.i16", dtype="<i2", mode="r")
+        self._f0 = np.memmap(packed / "f0.f32", dtype="<f4", mode="r").reshape(-1, 2)
+        self.voices = list(dict.fromkeys(c.speaker for c in self.clips if c.target))
+        self.speakers = self.voices + list(dict.fromkeys(c.speaker for c in self.clips if not c.target))
+
+    def f0_range_hz(self, voice: str) -> tuple[float, float]:
+        """5th and 95th percentile of the voice's voiced f0."""
+        parts = [self._f0[c.start // HOP : (c.start + c.samples) // HOP] for c in self.clips if c.speaker == voice]
+        track = np.concatenate(parts)
+        low, high = np.percentile(track[track[:, 1] > 0.5, 0], [5, 95])
+        return float(low), float(high)
+
+    def crop(self, rng: np.random.Generator, batch: int, chunks: int, helpers: float, held_out: bool = False) -> Crop:
+        """`batch` random crops of `chunks` chunks: a share `helpers` from helping speakers, the rest evenly over the voices.
+
+        Within a voice every second of its recordings is equally likely. A shorter recording is followed by silence.
+        """
+        samples = chunks * CHUNK
+        crop = Crop(
+            np.zeros((batch, samples), np.float32),
+            np.full((batch, samples // HOP), 150.0, np.float32),
+            np.zeros((batch, samples // HOP), np.float32),
+            np.zeros(batch, np.int64),
+            np.full(batch, SAMPLE_RATE / 2, np.float32),
+        )
+        for row, clip in enumerate(self._draw(rng, batch, helpers, held_out)):
+            room = max(0, clip.samples - samples) // HOP
+            first = clip.start + int(rng.integers(room + 1)) * HOP
+            length = min(samples, clip.start + clip.samples - first)
+            crop.audio[row, :length] = self._audio[first : first + length].astype(np.float32) / 32767
+            track = self._f0[first // HOP : (first + length) // HOP]
+            crop.f0[row, : len(track)], crop.voicing[row, : len(track)] = track[:, 0], track[:, 1]
+            crop.f0[row, len(track) :] = track[-1, 0]
+            crop.speaker[row] = self.speakers.index(clip.speaker)
+            crop.bandwidth_hz[row] = clip.bandwidth_hz
+        return crop
+
+    def _draw(self, rng: np.random.Generator, batch: int, helpers: float, held_out: bool) -> Iterator[Clip]:
+        assisting = [c for c in self.clips if not c.target and c.held_out == held_out]
+        for row in range(batch):
+            if assisting and row < round(batch * helpers):
+                pool = assisting
+            else:
+                voice = self.voices[int(rng.integers(len(self.voices)))]
+                pool = [c for c in self.clips if c.speaker == voice and c.held_out == held_out]
+            length = np.array([c.samples for c in pool], np.float64)
+            yield pool[int(rng.choice(len(pool), p=length / length.sum()))]
+
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    raise ImportError("training expects Python 3.11 or newer (tomllib), running a voice does not")

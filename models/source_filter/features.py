@@ -1,0 +1,129 @@
+"""Spectral features of the source: level-free log-mel frames, and the loudness that was taken out of them.
+
+A frame ends with its hop and looks back over an asymmetric window whose peak lies one hop before the frame's end: there the
+synthesis frame is centred, so feature and sound belong to the same moment. Everything is band-limited to 8 kHz, so that any
+recording, telephone or studio, looks alike to the content encoder.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SAMPLE_RATE = 48_000
+HOP = 256  # 5.33 ms: half a chunk, so that the synthesis needs one hop of look-ahead and no more
+CHUNK = 512  # two hops a step: the weights are read once for both
+WINDOW = 1024  # 21.3 ms resolves 47 Hz; longer blurs plosives, shorter lets a bass voice's periods beat in the frames
+BANDS = 64
+TOP_HZ = 7_600.0  # a 16 kHz recording ends at 8 kHz; its anti-aliasing filter bends the last 400 Hz
+ENERGY_FLOOR = 1e-11  # per band; the sum lies near -92 dBFS: below, a recording holds only its own dither
+
+MEAN_SECONDS = 2.0  # memory of the running mean: long enough for a phrase, short enough for a change of microphone
+PRIOR_ENERGY = 1e-4  # about one chunk of quiet speech: the prior gives way within the first syllable
+
+
+def hz_to_mel(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """O'Shaughnessy's mel scale."""
+    return 2595.0 * np.log10(1.0 + np.asarray(hz, dtype=np.float64) / 700.0)
+
+
+def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Inverse of `hz_to_mel`."""
+    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
+
+
+def analysis_window() -> NDArray[np.float64]:
+    """[WINDOW]: half a Hann rising over 768 samples, half a Hann falling over the last hop."""
+    rise, fall = WINDOW - HOP, HOP
+    up = 0.5 - 0.5 * np.cos(np.pi * (np.arange(rise) + 0.5) / rise)
+    down = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fall) + 0.5) / fall)
+    return np.concatenate([up, down])
+
+
+def mel_matrix() -> NDArray[np.float64]:
+    """[bins, BANDS] triangular weights, each band normalised to unit sum, never narrower than one bin to each side."""
+    bins = int(8_000 * WINDOW / SAMPLE_RATE) + 1
+    hz = np.arange(bins) * SAMPLE_RATE / WINDOW
+    edges = mel_to_hz(np.linspace(hz_to_mel(60.0), hz_to_mel(TOP_HZ), BANDS + 2))
+    spacing = SAMPLE_RATE / WINDOW
+    centre = edges[1:-1]
+    low = np.minimum(edges[:-2], centre - spacing)
+    high = np.maximum(edges[2:], centre + spacing)
+    up = (hz[:, None] - low) / (centre - low)
+    down = (high - hz[:, None]) / (high - centre)
+    weights = np.maximum(0.0, np.minimum(up, down))
+    return np.asarray(weights / weights.sum(0, keepdims=True))
+
+
+class LogMel(nn.Module):
+    """Frames of audio [..., WINDOW] -> (shape [..., BANDS], loudness [..., 1]), both natural logarithms of amplitude.
+
+    `shape` is the log-mel spectrum less `loudness`, the log of the root of the summed band energy: a louder take has the same
+    shape, exactly.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        mel = mel_matrix()
+        bins = mel.shape[0]
+        window = analysis_window()
+        window /= math.sqrt(float(np.sum(window**2)) * WINDOW / 2)
+        phase = 2 * np.pi * np.arange(WINDOW)[:, None] * np.arange(bins)[None] / WINDOW
+        basis = np.concatenate([window[:, None] * np.cos(phase), window[:, None] * np.sin(phase)], axis=1)
+        self.basis: Tensor
+        self.mel: Tensor
+        self.register_buffer("basis", torch.tensor(basis, dtype=torch.float32), persistent=False)
+        # The same band weights for the cosine and the sine half: one product squares, adds and sums into bands.
+        self.register_buffer("mel", torch.tensor(np.concatenate([mel, mel]), dtype=torch.float32), persistent=False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum = frames @ self.basis
+        return split_loudness((spectrum * spectrum) @ self.mel)
+
+
+def split_loudness(energy: Tensor) -> tuple[Tensor, Tensor]:
+    """Band energies [..., BANDS] -> (shape [..., BANDS], loudness [..., 1])."""
+    energy = energy + ENERGY_FLOOR
+    loudness = 0.5 * torch.log(energy.sum(-1, keepdim=True))
+    return 0.5 * torch.log(energy) - loudness, loudness
+
+
+def frame(audio: Tensor) -> Tensor:
+    """[batch, samples] -> [batch, samples / HOP, WINDOW]: the frame of hop k ends at sample (k + 1) * HOP; before 0 is silence."""
+    return nn.functional.pad(audio, (WINDOW - HOP, 0)).unfold(1, WINDOW, HOP)
+
+
+class RunningMean(nn.Module):
+    """Causal energy-weighted mean over time, per chunk: the speaker's and the microphone's long-term spectrum.
+
+    With w the energy of a chunk and a the memory, S1 <- a S1 + w v, S0 <- a S0 + w, mean = (S1 + p prior) / (S0 + p).
+    Loud frames, the vowels, decide; pauses do not move it. State: [batch, values + 1], zero at the start.
+    """
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.prior: Tensor
+        self.register_buffer("prior", torch.zeros(values))
+        self.memory = math.exp(-CHUNK / SAMPLE_RATE / MEAN_SECONDS)
+
+    def forward(self, values: Tensor, loudness: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One chunk: values [batch, values], loudness [batch, 1] -> (mean [batch, values], next state)."""
+        weight = torch.exp(2 * loudness)
+        state = self.memory * state + torch.cat([weight * values, weight], 1)
+        count = state[:, -1:] + PRIOR_ENERGY
+        return (state[:, :-1] + PRIOR_ENERGY * self.prior) / count, state
+
+    def sequence(self, values: Tensor, loudness: Tensor) -> Tensor:
+        """All chunks at once: [batch, chunks, values], [batch, chunks, 1] -> means, as `forward` from the zero state."""
+        weight = torch.exp(2 * loudness)
+        weighted = torch.cat([weight * values, weight], 2)
+        chunks = values.shape[1]
+        # S as one triangular product: exact, and a few hundred chunks are cheap.
+        lag = torch.arange(chunks, device=values.device)[:, None] - torch.arange(chunks, device=values.device)[None]
+        decay = torch.where(lag >= 0, self.memory ** lag.clamp(min=0).float(), torch.zeros(()).to(values))
+        state = decay @ weighted
+        return (state[..., :-1] + PRIOR_ENERGY * self.prior) / (state[..., -1:] + PRIOR_ENERGY)

@@ -1,0 +1,147 @@
+"""Pulses and noise through minimum-phase filters: the sound side of the converter.
+
+The excitation is a band-limited pulse train (every harmonic of f0 below the Nyquist frequency, in cosine phase) and a fixed
+noise. Per hop, each is windowed (Hann, two hops long), filtered by the minimum-phase filter whose log magnitude the network
+gives on mel-spaced bands, and added to its neighbours. Windows that sum to one keep a steady sound steady. A minimum-phase
+filter starts with its pulse, so the filter adds no look-ahead beyond the window's second half: one hop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.source_filter.features import HOP, SAMPLE_RATE, hz_to_mel, mel_to_hz
+
+FFT = 1024  # excitation of two hops and 512 samples of impulse response: 10.7 ms hold a formant 60 Hz wide down to -17 dB
+BINS = FFT // 2 + 1
+GAINS = 96  # mel-spaced log gains a filter; a speaker's formants need about 80 up to 24 kHz
+NOISE_FRAMES = (127, 131)  # two noises of coprime length: their sum repeats after 16,637 hops = 89 s
+
+
+def gain_centres_hz() -> NDArray[np.float64]:
+    """[GAINS] centre frequencies of the log gains, 0 Hz to the Nyquist frequency, equal steps in mel."""
+    return mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), GAINS))
+
+
+def interpolation_matrix() -> NDArray[np.float64]:
+    """[GAINS, BINS]: log gains on the mel grid -> log magnitude at each FFT bin, linear in mel."""
+    position = hz_to_mel(np.arange(BINS) * SAMPLE_RATE / FFT) / float(hz_to_mel(SAMPLE_RATE / 2)) * (GAINS - 1)
+    return np.maximum(0.0, 1.0 - np.abs(position[None, :] - np.arange(GAINS)[:, None]))
+
+
+def minimum_phase_matrix() -> NDArray[np.float64]:
+    """[GAINS, 2 * BINS]: log gains -> (log magnitude, phase in radians) of the minimum-phase filter.
+
+    Both are linear in the log gains: the phase is the Hilbert transform of the log magnitude, here by folding the real
+    cepstrum (Oppenheim & Schafer, Discrete-Time Signal Processing, 13.5). The fold is taken on a grid 8 times finer than
+    the FFT, so that the cepstrum does not alias.
+    """
+    fine = 8 * FFT
+    position = hz_to_mel(np.arange(fine // 2 + 1) * SAMPLE_RATE / fine) / float(hz_to_mel(SAMPLE_RATE / 2)) * (GAINS - 1)
+    basis = np.maximum(0.0, 1.0 - np.abs(position[None, :] - np.arange(GAINS)[:, None]))
+    cepstrum = np.fft.irfft(basis, axis=1)
+    cepstrum[:, 1 : fine // 2] *= 2.0
+    cepstrum[:, fine // 2 + 1 :] = 0.0
+    spectrum = np.fft.rfft(cepstrum, axis=1)[:, ::8]
+    return np.concatenate([spectrum.real, spectrum.imag], axis=1)
+
+
+def hann() -> NDArray[np.float64]:
+    """[2 * HOP], periodic: two of them one hop apart sum to one at every sample."""
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * HOP) / (2 * HOP)))
+
+
+def noise_spectra() -> NDArray[np.float32]:
+    """[sum(NOISE_FRAMES), 2 * BINS] (real parts, then imaginary parts) of windowed stretches of two looped white noises."""
+    rng = np.random.default_rng(2311_00873)
+    rows = []
+    for frames in NOISE_FRAMES:
+        noise = rng.standard_normal(frames * HOP) / math.sqrt(len(NOISE_FRAMES))
+        looped = np.concatenate([noise, noise[:HOP]])
+        stretches = np.stack([looped[k * HOP : (k + 2) * HOP] for k in range(frames)]) * hann()
+        spectrum = np.fft.rfft(stretches, FFT, axis=1)
+        rows.append(np.concatenate([spectrum.real, spectrum.imag], axis=1))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def pulse_train(phase: Tensor, f0: Tensor) -> Tensor:
+    """Band-limited pulses of unit power: phase in cycles [...], f0 in Hz [...] -> samples [...].
+
+    Dirichlet's closed form of sum_{k=1..K} cos(2 pi k phase), K = floor(0.49 rate / f0).
+    """
+    harmonics = torch.floor(0.49 * SAMPLE_RATE / f0)
+    half = math.pi * (phase - torch.floor(phase + 0.5))  # in [-pi/2, pi/2]: small arguments keep float32 exact
+    sine = torch.sin(half)
+    close = torch.abs(sine) < 1e-4
+    ratio = torch.sin((2 * harmonics + 1) * half) / torch.where(close, torch.ones_like(sine), sine)
+    total = 0.5 * (torch.where(close, 2 * harmonics + 1, ratio) - 1)
+    return total * torch.rsqrt(0.5 * harmonics)
+
+
+class Filter(nn.Module):
+    """Filters windowed excitation frames: (pulse, noise) spectra and log gains -> [..., FFT] samples of output tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.minimum_phase: Tensor
+        self.noise: Tensor
+        self.window: Tensor
+        self.register_buffer(
+            "minimum_phase", torch.tensor(minimum_phase_matrix(), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer("noise", torch.tensor(noise_spectra()), persistent=False)
+        self.register_buffer("window", torch.tensor(hann(), dtype=torch.float32), persistent=False)
+
+    def response(self, gains: Tensor) -> tuple[Tensor, Tensor]:
+        """Log gains [..., GAINS] -> (real, imaginary) parts [..., BINS] of the minimum-phase frequency response."""
+        log_magnitude, phase = torch.split(gains @ self.minimum_phase, BINS, dim=-1)
+        magnitude = torch.exp(log_magnitude)
+        return magnitude * torch.cos(phase), magnitude * torch.sin(phase)
+
+    def noise_rows(self, hop: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectrum of the noise under the frames of the hops with these numbers (int64 [...]): two tensors [..., BINS]."""
+        first, second = NOISE_FRAMES
+        rows = self.noise[hop % first] + self.noise[first + hop % second]
+        real, imaginary = torch.split(rows, BINS, dim=-1)
+        return real, imaginary
+
+    def forward(self, pulses: Tensor, hop: Tensor, harmonic: Tensor, noise: Tensor) -> Tensor:
+        """All frames of a clip at once, for training.
+
+        pulses [batch, frames, 2 * HOP] excitation under each frame, hop int64 [batch, frames], harmonic and noise log gains
+        [batch, frames, GAINS] -> audio [batch, (frames - 1) * HOP]; frame k is centred on sample k * HOP of it.
+        """
+        pulse = torch.fft.rfft(pulses * self.window, FFT)
+        noise_spectrum = torch.complex(*self.noise_rows(hop))
+        spectrum = pulse * torch.complex(*self.response(harmonic)) + noise_spectrum * torch.complex(*self.response(noise))
+        frames = torch.fft.irfft(spectrum, FFT)
+        batch, count, _ = frames.shape
+        padded = (count - 1) * HOP + FFT
+        audio = nn.functional.fold(
+            frames.transpose(1, 2), output_size=(1, padded), kernel_size=(1, FFT), stride=(1, HOP)
+        ).reshape(batch, padded)
+        return audio[:, HOP : HOP + (count - 1) * HOP]
+
+
+def warp_gains(gains: Tensor, ratio: Tensor) -> Tensor:
+    """Move the envelope's frequency axis: gains [..., GAINS], ratio [1] -> the envelope with every formant times `ratio`.
+
+    Linear interpolation on the mel grid; at ratio 1 the gains come back unchanged. Above the old Nyquist frequency the last
+    gain holds.
+    """
+    centres = torch.tensor(gain_centres_hz(), dtype=torch.float32)
+    top = float(hz_to_mel(SAMPLE_RATE / 2))
+    mel = 2595.0 / math.log(10.0) * torch.log(1.0 + centres / ratio / 700.0)
+    # 1e-3 of a band of tolerance, so that ratio 1 lands on the grid exactly in spite of float32's logarithm.
+    position = torch.clamp(mel / top * (GAINS - 1), 0.0, GAINS - 1.0)
+    nearest = torch.round(position)
+    position = torch.where(torch.abs(position - nearest) < 1e-3, nearest, position)
+    lower = torch.clamp(torch.floor(position), 0.0, GAINS - 2.0)
+    fraction = position - lower
+    index = lower.long()
+    return gains[..., index] * (1 - fraction) + gains[..., index + 1] * fraction

@@ -1,0 +1,264 @@
+"""Training of the source-filter converter: one loop from recordings to a checkpoint.
+
+The network hears disturbed features of a recording and reconstructs the recording itself, in its own voice: no parallel data,
+no pretrained network. Step n draws all its randomness from (seed, n), so a run resumed from any checkpoint continues exactly.
+
+    python -m models.source_filter.train --data FOLDER --work FOLDER [--steps N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.source_filter.data import Crop, Recordings, pack, read_corpora, tomllib
+from models.source_filter.disturb import disturb
+from models.source_filter.features import HOP, SAMPLE_RATE, LogMel, RunningMean, frame, split_loudness
+from models.source_filter.network import Network, NetworkConfig, prosody
+from models.source_filter.synthesis import Filter, pulse_train
+
+LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The `[training]` table of a recipe; the comments are there."""
+
+    seed: int
+    batch: int
+    context_chunks: int
+    warm_chunks: int
+    chunks: int
+    helpers: float
+    learning_rate: float
+    average: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a watcher of a run sees: losses are means over the steps since the last report."""
+
+    step: int
+    steps: int
+    loss: float
+    held_out_loss: float
+    seconds_left: float
+
+
+def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor) -> Tensor:
+    """Multi-resolution STFT loss (Yamamoto et al. 2020): log-magnitude L1 and spectral convergence, below each bandwidth."""
+    total = torch.zeros(())
+    for size in LOSS_FFTS:
+        window = torch.hann_window(size)
+        spectra = [
+            torch.stft(x, size, size // 4, window=window, center=False, return_complex=True).abs() for x in (made, wanted)
+        ]
+        inside = (torch.arange(size // 2 + 1) * SAMPLE_RATE / size <= bandwidth_hz[:, None])[..., None].float()
+        # Floor some 75 dB under full-scale noise: below, the recording's own hiss is not worth learning.
+        floor = 2e-4 * size**0.5
+        log_made, log_wanted = (torch.log(s + floor) for s in spectra)
+        frames = spectra[0].shape[2]
+        total = total + (torch.abs(log_made - log_wanted) * inside).sum() / (inside.sum() * frames)
+        difference = ((spectra[0] - spectra[1]) * inside).square().sum((1, 2)).sqrt()
+        total = total + 0.5 * (difference / ((spectra[1] * inside).square().sum((1, 2)).sqrt() + 0.1)).mean()
+    return total / len(LOSS_FFTS)
+
+
+class Trainer(nn.Module):
+    """Features, network and synthesis over whole clips, differentiable."""
+
+    def __init__(self, network: Network, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.log_mel = LogMel()
+        self.mean = RunningMean(self.log_mel.mel.shape[1] + 1)
+        self.filter = Filter()
+
+    def energies(self, audio: Tensor) -> Tensor:
+        """[batch, samples] -> band energies [batch, hops, BANDS]."""
+        spectrum = frame(audio) @ self.log_mel.basis
+        return (spectrum * spectrum) @ self.log_mel.mel
+
+    def normalised(self, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Band energies -> per chunk (spectra [batch, chunks, 2 * BANDS], loudness and its mean [batch, chunks, 2])."""
+        shape, loudness = split_loudness(energy)
+        shape, loudness = shape.unflatten(1, (-1, 2)), loudness.unflatten(1, (-1, 2))
+        both = torch.cat([shape, loudness], -1).mean(2)
+        mean = self.mean.sequence(both, both[..., -1:])
+        spectra = (shape - mean[:, :, None, :-1]).flatten(2)
+        return spectra, loudness.squeeze(-1), (loudness.squeeze(-1) - mean[:, :, -1:])
+
+    def forward(self, crop: Crop, generator: torch.Generator, plain: bool = False) -> tuple[Tensor, Tensor]:
+        """Reconstruct a batch: (spectral loss, consistency loss). `plain` leaves features and bottleneck undisturbed."""
+        config = self.config
+        audio, f0, voicing = torch.from_numpy(crop.audio), torch.from_numpy(crop.f0), torch.from_numpy(crop.voicing)
+        first = config.context_chunks
+        with torch.no_grad():
+            energy = self.energies(audio)
+            _, loudness, relative = self.normalised(energy)
+            views = [self.normalised(energy if plain else disturb(energy, generator))[0][:, first:] for _ in range(2)]
+        content = self.network.encoder(torch.cat(views[: 1 if plain else 2]))
+        agreement = torch.zeros(())
+        if not plain:
+            content, other = content.chunk(2)
+            agreement = (content - other).square().mean()
+            content = self.network.disturb(content)
+        hops = slice(2 * first, None)
+        by_chunk = (x[:, hops].unflatten(1, (-1, 2)) for x in (f0, voicing))
+        voice = self.network.voices(torch.from_numpy(crop.speaker))[:, None]
+        gains = self.network.decoder(content, prosody(*by_chunk, relative[:, first:]), voice)
+        gains = (gains + loudness[:, first:, :, None, None]).flatten(1, 2)[:, 2 * config.warm_chunks : -1]
+
+        # The last hop has no successor to glide to.
+        start = 2 * (first + config.warm_chunks)
+        frames = gains.shape[1]
+        made = self.filter(
+            self.excitation(f0[:, start - 1 : start + frames + 1]),
+            torch.randint(16_637, (len(audio), 1), generator=generator) + torch.arange(frames),
+            gains[:, :, 0],
+            gains[:, :, 1],
+        )
+        # The first hops lack their predecessors' tails.
+        wanted = audio[:, start * HOP : (start + frames - 1) * HOP]
+        skip = 4 * HOP
+        return spectral_loss(made[:, skip:], wanted[:, skip:], torch.from_numpy(crop.bandwidth_hz)), agreement
+
+    def excitation(self, f0: Tensor) -> Tensor:
+        """f0 at the hop centres [batch, frames + 2] -> pulses under the inner frames [batch, frames, 2 * HOP]."""
+        ramp = torch.arange(HOP) / HOP
+        log_f0 = torch.log(f0)
+        per_sample = torch.exp(log_f0[:, :-1, None] + ramp * (log_f0[:, 1:] - log_f0[:, :-1])[..., None]).flatten(1)
+        phase = torch.cumsum(per_sample.double() / SAMPLE_RATE, 1) % 1.0
+        pulses = pulse_train(phase.float(), per_sample)
+        return pulses.unfold(1, 2 * HOP, HOP)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def fit(
+    recordings: Recordings,
+    config: TrainingConfig,
+    work: Path,
+    steps: int,
+    report: Callable[[TrainingProgress], None],
+    *,
+    initial: Callable[[NetworkConfig], Network] = Network,
+    report_every: int = 50,
+    save_seconds: float = 120.0,
+    stop_at: float = float("inf"),
+) -> Network:
+    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/checkpoint.pt; returns the averaged network."""
+    torch.manual_seed(config.seed)
+    network_config = NetworkConfig(voices=len(recordings.speakers))
+    trainer = Trainer(initial(network_config), config)
+    average = Network(network_config)
+    average.load_state_dict(trainer.network.state_dict())
+    trained = [p for p in trainer.network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step = 0
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        trainer.network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+        trainer.mean.prior.copy_(state["prior"])
+    else:
+        trainer.mean.prior.copy_(long_term_mean(trainer, recordings, config))
+
+    chunks = config.context_chunks + config.warm_chunks + config.chunks
+    held_out = recordings.crop(np.random.default_rng(config.seed), config.batch, chunks, 0.0, held_out=True)
+
+    def write() -> None:
+        state = {"network": trainer.network.state_dict(), "average": average.state_dict(), "step": step}
+        state |= {"optimiser": optimiser.state_dict(), "prior": trainer.mean.prior, "config": asdict(config)}
+        save(checkpoint, state | {"voices": recordings.voices, "speakers": len(recordings.speakers)})
+
+    losses: list[float] = []
+    began, began_step, saved = time.monotonic(), step, time.monotonic()
+    while step < steps and time.monotonic() < stop_at:
+        crop = recordings.crop(np.random.default_rng([config.seed, step]), config.batch, chunks, config.helpers)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 200)
+        spectral, agreement = trainer(crop, generator)
+        optimiser.zero_grad(set_to_none=True)
+        (spectral + config.consistency * agreement).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        step += 1
+        # The average follows fast at first, or it would be the random start for a thousand steps.
+        keep = min(config.average, step / (step + 10))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), trainer.network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        losses.append(spectral.item())
+        if step % report_every == 0 or step == steps:
+            rate = (time.monotonic() - began) / (step - began_step)
+            left = min((steps - step) * rate, stop_at - time.monotonic())
+            judge = Trainer(average, config)
+            judge.mean.prior.copy_(trainer.mean.prior)
+            with torch.no_grad():
+                loss = judge(held_out, torch.Generator().manual_seed(0), plain=True)[0].item()
+            report(TrainingProgress(step, steps, float(np.mean(losses)), loss, left))
+            losses = []
+        if time.monotonic() - saved > save_seconds:
+            write()
+            saved = time.monotonic()
+    write()
+    return average
+
+
+def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingConfig) -> Tensor:
+    """The recordings' mean spectrum and loudness, energy-weighted: what the running mean starts from."""
+    crop = recordings.crop(np.random.default_rng(config.seed), 64, config.chunks, 0.5)
+    with torch.no_grad():
+        shape, loudness = split_loudness(trainer.energies(torch.from_numpy(crop.audio)))
+    weight = torch.exp(2 * loudness)
+    return (torch.cat([shape, loudness], -1) * weight).sum((0, 1)) / weight.sum((0, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the bundled bank.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
+    parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
+    with arguments.recipe.open("rb") as file:
+        config = TrainingConfig(**tomllib.load(file)["training"])
+    began = time.monotonic()
+
+    def report(progress: TrainingProgress) -> None:
+        print(
+            f"step {progress.step} loss {progress.loss:.4f} held out {progress.held_out_loss:.4f} "
+            f"{time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+
+    fit(Recordings(arguments.work / "packed"), config, arguments.work, arguments.steps, report)
+
+
+if __name__ == "__main__":
+    main()
