@@ -1,0 +1,168 @@
+"""Audio files as the command line meets them: found in folders, opened with clear errors, never half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pedalboard.io import AudioFile, ReadableAudioFile, get_supported_read_formats
+
+# Formats that are written without a loss or padding, so that rate, channels and length stay what they were.
+LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
+WRITABLE = (*LOSSLESS, ".ogg", ".mp3")
+
+
+class FileError(ValueError):
+    """A file cannot be read or written as asked; the message is one sentence that names it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and where its conversion goes."""
+
+    source: Path
+    target: Path
+
+
+@contextmanager
+def open_audio(path: Path) -> Iterator[ReadableAudioFile]:
+    """A recording opened for reading: there, readable, and not empty.
+
+    Raises
+    ------
+    FileError
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not an audio file")
+    if not path.exists():
+        raise FileError(f"there is no file {path}")
+    if not path.is_file():
+        raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise FileError(f"{path} is an empty file, without any audio")
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        audio = AudioFile(str(path))
+    except (ValueError, RuntimeError, TypeError):
+        raise FileError(f"{path} holds no audio in a format that can be read ({_listed(readable_suffixes())})") from None
+    with audio:
+        if not (audio.frames and audio.num_channels):
+            raise FileError(f"{path} is an audio file of 0 samples: there is nothing to convert")
+        yield audio
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes `path`'s place when the block ends well, and vanishes when it does not.
+
+    Raises
+    ------
+    FileError
+        If anything about writing fails, as on a full disk; `path` is then as it was.
+    """
+    beside = path.with_name(f".plugin-bridge-{os.getpid()}.part")
+    try:
+        if path.is_dir():
+            raise FileError(f"{path} is a folder, so no file can take its place")
+        try:
+            with beside.open("w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a full disk may tell only now
+            beside.replace(path)
+        except OSError as error:
+            raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass  # its folder is gone or closed to us, which the error above tells
+
+
+def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
+    """What is to be converted into what, and one sentence for each input of which nothing can come.
+
+    A folder stands for all the audio in it, in its subfolders too, whose tree is kept. One file goes to the file
+    `output`, or into it if it is a folder; several go into the folder `output`, as the format they have if that is
+    lossless, else as WAV.
+    """
+    jobs: list[Job] = []
+    problems: list[str] = []
+    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir() or str(output).endswith(("/", os.sep))
+    if into_folder and output.is_file():
+        return [], [f"{output} is a file, but several recordings need a folder to go to"]
+    for source in inputs:
+        if source.is_dir():
+            found = list(_audio_below(source, output))
+            if not found:
+                problems.append(f"the folder {source} holds no audio files ({_listed(readable_suffixes())})")
+            # Of several folders each keeps its name; of one, the contents are what was asked for.
+            root = output / source.resolve().name if len(inputs) > 1 else output
+            jobs += [Job(path, _with_lossless_suffix(root / path.relative_to(source))) for path in found]
+        elif into_folder:
+            jobs.append(Job(source, _with_lossless_suffix(output / source.name)))
+        else:
+            jobs.append(Job(source, output))
+    good: list[Job] = []
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        problem = _problem(job, taken)
+        if problem:
+            problems.append(problem)
+        else:
+            taken[job.target] = job.source
+            good.append(job)
+    return good, problems
+
+
+def readable_suffixes() -> list[str]:
+    """Suffixes such as ".wav" of the formats that can be read on this system."""
+    return sorted(get_supported_read_formats())
+
+
+def format_of(path: Path) -> str:
+    """The format that a suffix of `WRITABLE` stands for, as `pedalboard.io` names it."""
+    suffix = path.suffix.lower()
+    return "aiff" if suffix == ".aif" else suffix.lstrip(".")
+
+
+def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
+    if job.target.suffix.lower() not in WRITABLE:
+        found = f"not {job.target.suffix!r}" if job.target.suffix else "but has none"
+        return f"{job.target} needs a suffix that names its format ({_listed(WRITABLE)}), {found}"
+    if job.target in taken:
+        return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
+    try:
+        if job.target.samefile(job.source):
+            return f"{job.source} is both input and output; give the output another name or folder"
+    except OSError:
+        pass  # one of the two is not there: they are not the same
+    return None
+
+
+def _audio_below(folder: Path, output: Path) -> Iterator[Path]:
+    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`."""
+    suffixes = set(readable_suffixes())
+    own = output.resolve()
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own
+        )
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+                yield Path(where, name)
+
+
+def _with_lossless_suffix(path: Path) -> Path:
+    return path if path.suffix.lower() in LOSSLESS else path.with_suffix(".wav")
+
+
+def _listed(suffixes: Sequence[str]) -> str:
+    return ", ".join(suffix.lstrip(".") for suffix in suffixes)
