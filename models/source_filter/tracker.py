@@ -1,13 +1,13 @@
 """Causal pitch tracker: a small network that runs inside the converter's own streaming graph.
 
-Signal path, for each hop of 256 samples at 48 kHz: decimation to 12 kHz, two spectra that lean on the newest samples (a long
-one that separates the harmonics of low voices, a short one that is quick), a learned map onto a logarithmic pitch axis, a
-convolutional network along pitch and a little of the past, a peak with its centre of mass, and a voicing decision.
-Plain matrix products instead of an FFT, so that it exports to any ONNX runtime; all memory is explicit state, zero at the start.
+Signal path, for each hop of 256 samples at 48 kHz: decimation to 12 kHz, two spectra that lean on the newest samples (a
+long one that separates the harmonics of low voices, a short one that is quick), a learned map onto a logarithmic pitch
+axis, a convolutional network along pitch and a little of the past, a peak with its centre of mass, and a voicing decision.
+Plain matrix products instead of an FFT, so that it exports to any ONNX runtime; all memory is explicit state, zero at the
+start.
 """
 
 import importlib.resources
-import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 SAMPLE_RATE = 48_000
 HOP = 256
-# The estimate that is ready after n samples is the pitch at n - TARGET_DELAY: the centre of the converter's synthesis frame.
+# What is ready after n samples is the pitch at n - TARGET_DELAY: the centre of the converter's synthesis frame.
 TARGET_DELAY = 256
 
 # 12 kHz keeps three harmonics of the highest pitch, at a quarter of the arithmetic.
@@ -47,7 +47,7 @@ SHORT = (256, 96, 31.25, 93.75, 3187.5)
 SILENCE_POWER = 1e-10
 
 MAP_CHANNELS = 4
-CHANNELS = 12
+CHANNELS = 16
 VOICING_CHANNELS = 8
 VOICING_FRAMES = 8
 WEIGHTS_FILE = "tracker.npz"
@@ -65,7 +65,7 @@ def _decimation_filter() -> Tensor:
 
 
 def _spectrum_table(window: tuple[int, int, float, float, float]) -> tuple[Tensor, NDArray[np.float64]]:
-    """Windowed cosines and sines [samples, 2 * frequencies], scaled so that a full-scale sine has power 1, and frequencies."""
+    """Windowed cosines and sines [samples, 2 * frequencies], giving a full-scale sine power 1, and their frequencies."""
     length, fall, spacing, first, last = window
     rise = length - fall
     shape = np.concatenate(
@@ -81,7 +81,7 @@ def _spectrum_table(window: tuple[int, int, float, float, float]) -> tuple[Tenso
 
 
 def _comb(frequencies: NDArray[np.float64], harmonics: int) -> NDArray[np.float64]:
-    """Rows of frequencies against pitch candidates: positive on the harmonics, negative between (after SWIPE, Camacho 2007)."""
+    """Frequencies by pitches: positive on the harmonics, negative between them (after SWIPE, Camacho 2007)."""
     ratio = frequencies[:, None] / pitch_axis()[None, :]
     inside = (ratio > 0.5) & (ratio < harmonics + 0.5)
     kernel = np.where(inside, np.cos(2 * np.pi * ratio) / np.sqrt(np.maximum(ratio, 0.5)), 0.0)
@@ -92,22 +92,22 @@ def _comb(frequencies: NDArray[np.float64], harmonics: int) -> NDArray[np.float6
 
 
 def _at(frequencies: NDArray[np.float64], pitch: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of frequencies against pitches: linear interpolation of the spectrum at the pitch, nothing outside its range."""
+    """Frequencies by pitches: linear interpolation of the spectrum at the pitch, nothing outside its range."""
     spacing = frequencies[1] - frequencies[0]
-    return np.maximum(0.0, 1.0 - np.abs(frequencies[:, None] - pitch[None, :]) / spacing)
+    return np.asarray(np.maximum(0.0, 1.0 - np.abs(frequencies[:, None] - pitch[None, :]) / spacing))
 
 
-def _shape_map(long: NDArray[np.float64], short: NDArray[np.float64]) -> Tensor:
-    """Where training starts: [MAP_CHANNELS, frequencies, PITCH_BINS] combs of both spectra, the fundamental, its octave."""
+def _first_map(long: NDArray[np.float64], short: NDArray[np.float64]) -> Tensor:
+    """Where training starts, [frequencies, MAP_CHANNELS * PITCH_BINS]: combs of both spectra, fundamental, its octave."""
     axis = pitch_axis()
-    nothing_long, nothing_short = np.zeros((len(long), PITCH_BINS)), np.zeros((len(short), PITCH_BINS))
+    no_long, no_short = np.zeros((len(long), PITCH_BINS)), np.zeros((len(short), PITCH_BINS))
     channels = [
-        np.concatenate([_comb(long, 10), nothing_short]),
-        np.concatenate([nothing_long, _comb(short, 10)]),
-        np.concatenate([_at(long, axis), nothing_short]),
-        np.concatenate([nothing_long, _at(short, 2 * axis)]),
+        np.concatenate([_comb(long, 10), no_short]),
+        np.concatenate([no_long, _comb(short, 10)]),
+        np.concatenate([_at(long, axis), no_short]),
+        np.concatenate([no_long, _at(short, 2 * axis)]),
     ]
-    return torch.tensor(np.stack(channels), dtype=torch.float32)
+    return torch.tensor(np.concatenate(channels, axis=1), dtype=torch.float32)
 
 
 class PitchTracker(nn.Module):
@@ -125,17 +125,20 @@ class PitchTracker(nn.Module):
         self.register_buffer("decimator", _decimation_filter()[None, None], persistent=False)
         self.register_buffer("long_table", long_table, persistent=False)
         self.register_buffer("short_table", short_table, persistent=False)
-        bins = torch.arange(PITCH_BINS, dtype=torch.float32)
-        self.register_buffer("bins", bins, persistent=False)
-        self.register_buffer("moments", torch.stack([torch.ones(PITCH_BINS), bins], dim=1), persistent=False)
-        self.map = nn.Parameter(_shape_map(long, short))
+        bins = torch.arange(PITCH_BINS)
+        near = torch.abs(bins[:, None] - bins) <= PEAK_BINS
+        self.register_buffer("near", near.to(torch.float32), persistent=False)
+        pitch = torch.tensor(np.log(pitch_axis() / START_PITCH_HZ), dtype=torch.float32)
+        self.register_buffer("moments", torch.stack([torch.ones(PITCH_BINS), pitch], dim=1), persistent=False)
+        self.map = nn.Parameter(_first_map(long, short))
         self.shape = nn.Conv2d(MAP_CHANNELS, CHANNELS, (1, 7), padding=(0, 3))
         # Three taps an octave apart let a candidate see its rivals an octave above and below.
-        self.octaves = nn.Conv2d(CHANNELS, CHANNELS, (1, 3), padding=(0, BINS_PER_OCTAVE), dilation=(1, BINS_PER_OCTAVE))
+        octave = (1, BINS_PER_OCTAVE)
+        self.octaves = nn.Conv2d(CHANNELS, CHANNELS, (1, 3), padding=(0, BINS_PER_OCTAVE), dilation=octave)
         self.recent = nn.Conv2d(CHANNELS, CHANNELS, (3, 5), padding=(0, 2))
         self.context = nn.Conv2d(CHANNELS, CHANNELS, (3, 5), padding=(0, 2), dilation=(3, 1))
-        self.salience = nn.Conv2d(CHANNELS, 1, (1, 5), padding=(0, 2))
-        self.evidence = nn.Conv2d(CHANNELS, VOICING_CHANNELS, 1)
+        # The first channel is the salience of each pitch; the strongest value of every channel speaks for voicing.
+        self.evidence = nn.Conv2d(CHANNELS, VOICING_CHANNELS, (1, 5), padding=(0, 2))
         self.voicing = nn.Conv1d(VOICING_CHANNELS + 1, 16, VOICING_FRAMES)
         self.decision = nn.Conv1d(16, 1, 1)
 
@@ -154,54 +157,54 @@ class PitchTracker(nn.Module):
     def forward(self, audio: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Follow `audio` [batch, hops * 256] at 48 kHz from `state`.
 
-        Returns f0 in Hz [batch, hops] (positive everywhere: held through unvoiced), the probability of voicing [batch, hops],
-        and the next state. Entry i belongs to the time 256 * i samples after the first of `audio`.
+        Returns f0 in Hz [batch, hops] (positive everywhere: held through unvoiced), the probability of voicing
+        [batch, hops], and the next state. Entry i belongs to the time 256 * i samples after the first of `audio`.
         """
         heard = torch.cat([state[0], audio], dim=1)
         signal = functional.conv1d(heard[:, None], self.get_buffer("decimator"), stride=DECIMATION)[:, 0]
-        logits, voicing_logit, memory = self.analyse(torch.cat([state[1], signal], dim=1), state[2:5])
-        voicing = torch.sigmoid(voicing_logit)
-        octaves = self.decode(logits)
-        held, pitch = state[5], []
-        for hop in range(octaves.shape[1]):
-            held = torch.where(voicing[:, hop : hop + 1] > HOLD_BELOW, octaves[:, hop : hop + 1], held)
-            pitch.append(held)
-        f0 = START_PITCH_HZ * torch.exp(math.log(2) * torch.cat(pitch, dim=1))
-        history = torch.cat([state[1], signal], dim=1)[:, -(LONG[0] - ANALYSIS_HOP) :]
-        return f0, voicing, (heard[:, -(DECIMATION_TAPS - DECIMATION) :], history, *memory, held)
+        signal = torch.cat([state[1], signal], dim=1)
+        logits, voicing_logits, memory = self.analyse(signal, state[2:5])
+        voicing = torch.sigmoid(voicing_logits)
+        voiced, pitch, held, track = voicing > HOLD_BELOW, self.decode(logits), state[5], []
+        for hop in range(pitch.shape[1]):
+            held = torch.where(voiced[:, hop : hop + 1], pitch[:, hop : hop + 1], held)
+            track.append(held)
+        f0 = START_PITCH_HZ * torch.exp(torch.cat(track, dim=1))
+        history = (heard[:, -(DECIMATION_TAPS - DECIMATION) :], signal[:, -(LONG[0] - ANALYSIS_HOP) :])
+        return f0, voicing, (*history, *memory, held)
 
-    def analyse(self, signal: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def analyse(self, signal: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Salience logits [batch, hops, PITCH_BINS] and voicing logits [batch, hops] of `signal` at 12 kHz.
 
-        `signal` [batch, 576 + 64 * hops] begins with the samples before the first hop; `memory` is the middle of the state.
+        `signal` [batch, 576 + 64 * hops] begins with the samples before the first hop; `memory` is the state from "shape"
+        to "voicing".
         """
         hops = (signal.shape[1] - LONG[0]) // ANALYSIS_HOP + 1
         frames = torch.stack([signal[:, i * ANALYSIS_HOP : i * ANALYSIS_HOP + LONG[0]] for i in range(hops)], dim=1)
-        power = torch.cat(
-            [_power(frames, self.get_buffer("long_table")), _power(frames[..., -SHORT[0] :], self.get_buffer("short_table"))],
-            dim=2,
-        )
+        long = _power(frames, self.get_buffer("long_table"))
+        short = _power(frames[..., -SHORT[0] :], self.get_buffer("short_table"))
+        power = torch.cat([long, short], dim=2)
         level = power.mean(dim=2, keepdim=True) + SILENCE_POWER
         # The fourth root of power lets weak harmonics count without lifting the noise floor as a logarithm does.
         spectrum = torch.sqrt(torch.sqrt(power / level))
         loudness = 0.1 * torch.log(level).transpose(1, 2) + 1.0
 
-        shape = functional.relu(self.shape(torch.matmul(spectrum[:, None], self.map)))
+        mapped = torch.matmul(spectrum, self.map).reshape(-1, hops, MAP_CHANNELS, PITCH_BINS).transpose(1, 2)
+        shape = functional.relu(self.shape(mapped))
         shape = torch.cat([memory[0], functional.relu(shape + self.octaves(shape))], dim=2)
         recent = torch.cat([memory[1], functional.relu(self.recent(shape))], dim=2)
         context = functional.relu(recent[:, :, 6:] + self.context(recent))
-        salience = self.salience(context)[:, 0]
-        evidence = torch.cat([self.evidence(context).amax(dim=3), loudness], dim=1)
-        evidence = torch.cat([memory[2], evidence], dim=2)
-        voicing = self.decision(functional.relu(self.voicing(evidence)))[:, 0]
-        return salience, voicing, (shape[:, :, -2:], recent[:, :, -6:], evidence[:, :, -(VOICING_FRAMES - 1) :])
+        evidence = self.evidence(context)
+        salience = evidence[:, 0]
+        strongest = torch.cat([memory[2], torch.cat([evidence.amax(dim=3), loudness], dim=1)], dim=2)
+        voicing = self.decision(functional.relu(self.voicing(strongest)))[:, 0]
+        return salience, voicing, (shape[:, :, -2:], recent[:, :, -6:], strongest[:, :, -(VOICING_FRAMES - 1) :])
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Pitch in octaves above START_PITCH_HZ, [batch, hops], from salience logits: centre of mass around the peak."""
-        peak = torch.argmax(logits, dim=2, keepdim=True).to(logits.dtype)
-        near = (torch.abs(self.get_buffer("bins") - peak) <= PEAK_BINS).to(logits.dtype)
+        """Log of the pitch over START_PITCH_HZ, [batch, hops], from salience logits: centre of mass around the peak."""
+        near = self.get_buffer("near")[torch.argmax(logits, dim=2)]
         mass = torch.matmul(torch.softmax(logits, dim=2) * near, self.get_buffer("moments"))
-        return mass[..., 1] / mass[..., 0] / BINS_PER_OCTAVE - math.log2(START_PITCH_HZ / LOWEST_PITCH_HZ)
+        return mass[..., 1] / mass[..., 0]
 
 
 def _power(frames: Tensor, table: Tensor) -> Tensor:
@@ -215,7 +218,7 @@ def save_tracker(tracker: PitchTracker, path: Path) -> None:
     """Write the weights as half precision arrays (`.npz`), beside first and then renamed."""
     arrays = {name: value.detach().numpy().astype(np.float16) for name, value in tracker.state_dict().items()}
     part = path.with_name(path.name + ".part.npz")
-    np.savez(part, **arrays)  # type: ignore[arg-type]
+    np.savez(part, **arrays)
     part.replace(path)
 
 
@@ -233,3 +236,30 @@ def load_tracker(path: Path | None = None) -> PitchTracker:
         raise ValueError(f"{source.name} does not hold the weights of this pitch tracker: names or shapes differ")
     tracker.load_state_dict(weights)
     return tracker.eval()
+
+
+def track(
+    x: NDArray[np.float32], sample_rate: float, tracker: PitchTracker | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Times in seconds, f0 in Hz and probability of voicing of mono audio [n], as the stream would hear it.
+
+    The last TARGET_DELAY samples are tracked against silence. Needs soxr where the rate is not 48 kHz.
+    """
+    if x.ndim != 1:
+        raise ValueError(f"track takes mono audio [n], not an array of shape {x.shape}")
+    if sample_rate != SAMPLE_RATE:
+        import soxr
+
+        x = soxr.resample(x, sample_rate, SAMPLE_RATE)
+    tracker = load_tracker() if tracker is None else tracker
+    hops = -(-(len(x) + TARGET_DELAY) // HOP)
+    audio = torch.zeros(1, hops * HOP)
+    audio[0, : len(x)] = torch.from_numpy(np.asarray(x, dtype=np.float32))
+    state, parts = tracker.initial_state(), []
+    with torch.no_grad():
+        # Long calls cost the least a hop; the answers do not depend on how the audio is cut.
+        for piece in audio.split(HOP * 256, dim=1):
+            f0, voicing, state = tracker(piece, state)
+            parts.append(torch.cat([f0, voicing]).numpy())
+    f0_hz, probability = np.concatenate(parts, axis=1).astype(np.float64)
+    return (np.arange(hops) * HOP + HOP - TARGET_DELAY) / SAMPLE_RATE, f0_hz, probability
