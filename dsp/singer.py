@@ -355,10 +355,9 @@ def _glottis(
 
 
 def _shimmer(phase: Array, random: np.random.Generator) -> Array:
-    """A gain for each cycle, some 0.2 dB apart."""
+    """A gain that changes from cycle to cycle by some 0.2 dB."""
     cycles = random.standard_normal(int(phase[-1]) + 2)
-    gains: Array = 1.0 + 0.025 * cycles[phase.astype(np.int64)]
-    return gains
+    return 1.0 + 0.025 * _at(cycles, phase)
 
 
 def _vocal_tract(
@@ -448,7 +447,7 @@ def _formant_response(
 
 
 def _at(curve: Array, at: Array) -> Array:
-    """A control curve at fractional control steps."""
+    """A curve at fractional steps."""
     values: Array = np.interp(at, np.arange(len(curve)), curve)
     return values
 

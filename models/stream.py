@@ -181,8 +181,8 @@ def _session_options() -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Decaying states would otherwise reach denormals in silence, where arithmetic is many times slower.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # "session.set_denormal_as_zero" stays off: it would change the arithmetic of the host's own thread for good (and
+    # only of the thread that loads the first model). A graph keeps its decaying states above the denormals itself.
     # The runtime's own flatbuffer format is checked less than protobuf, and a pack never needs it.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # What matters arrives as an exception; nothing is printed besides.
