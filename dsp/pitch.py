@@ -59,9 +59,7 @@ class PitchAgreement:
     voicing: float
 
 
-def track_pitch(
-    audio: ArrayLike, sample_rate: float, *, method: Literal["harvest", "dio"] = "harvest"
-) -> PitchTrack:
+def track_pitch(audio: ArrayLike, sample_rate: float, *, method: Literal["harvest", "dio"] = "harvest") -> PitchTrack:
     """Pitch of a whole recording between 60 and 1100 Hz, one frame each 5 ms (WORLD: Morise 2016, 2017).
 
     Parameters
@@ -81,11 +79,11 @@ def track_pitch(
     if x.ndim == 2:
         x = x.mean(axis=0)
     if x.ndim != 1:
-        raise ValueError(f"Pitch needs audio shaped [n] or [channels, n], not {x.ndim} dimensions.")
+        raise ValueError(f"pitch needs audio shaped [n] or [channels, n], not {x.ndim} dimensions")
     if not np.isfinite(x).all():
-        raise ValueError("Pitch needs finite samples, but the audio contains NaN or infinity.")
+        raise ValueError("pitch needs finite samples, but the audio contains NaN or infinity")
     if not 1e3 <= sample_rate <= 1e6:
-        raise ValueError(f"Pitch needs a sample rate between 1 kHz and 1 MHz, not {sample_rate} Hz.")
+        raise ValueError(f"pitch needs a sample rate between 1 kHz and 1 MHz, not {sample_rate} Hz")
     frames = int(len(x) / sample_rate / FRAME_S) + 1 if len(x) else 0
     rate = round(sample_rate)
     padding = max(0, int(SHORTEST_S * rate) - len(x))
@@ -118,7 +116,7 @@ def suggest_transposition(median_hz: float, lowest_hz: float, highest_hz: float)
     0 if it is in the range already, or if there is no pitch (NaN).
     """
     if not 0 < lowest_hz <= highest_hz:
-        raise ValueError(f"A voice's range needs 0 < lowest <= highest, not {lowest_hz} to {highest_hz} Hz.")
+        raise ValueError(f"a voice's range needs 0 < lowest <= highest, not {lowest_hz} to {highest_hz} Hz")
     if not median_hz > 0:
         return 0
     # A hair of tolerance: what lies exactly octaves from an edge lands on it, whatever the logarithm rounds to.

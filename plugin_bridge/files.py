@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from pedalboard.io import AudioFile, ReadableAudioFile, get_supported_read_formats
 
@@ -51,7 +51,9 @@ def open_audio(path: Path) -> Iterator[ReadableAudioFile]:
     try:
         audio = AudioFile(str(path))
     except (ValueError, RuntimeError, TypeError):
-        raise FileError(f"{path} holds no audio in a format that can be read ({_listed(readable_suffixes())})") from None
+        raise FileError(
+            f"{path} holds no audio in a format that can be read ({_listed(readable_suffixes())})"
+        ) from None
     with audio:
         if not (audio.frames and audio.num_channels):
             raise FileError(f"{path} is an audio file of 0 samples: there is nothing to convert")
@@ -59,7 +61,7 @@ def open_audio(path: Path) -> Iterator[ReadableAudioFile]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes `path`'s place when the block ends well, and vanishes when it does not.
 
     Raises
@@ -80,10 +82,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         except OSError as error:
             raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        try:
+        with suppress(OSError):  # its folder is gone or closed to us: the error above tells
             beside.unlink(missing_ok=True)
-        except OSError:
-            pass  # its folder is gone or closed to us, which the error above tells
 
 
 def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
@@ -139,11 +139,9 @@ def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
         return f"{job.target} needs a suffix that names its format ({_listed(WRITABLE)}), {found}"
     if job.target in taken:
         return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
-    try:
+    with suppress(OSError):  # one of the two is not there: they are not the same
         if job.target.samefile(job.source):
             return f"{job.source} is both input and output; give the output another name or folder"
-    except OSError:
-        pass  # one of the two is not there: they are not the same
     return None
 
 
@@ -152,9 +150,7 @@ def _audio_below(folder: Path, output: Path) -> Iterator[Path]:
     suffixes = set(readable_suffixes())
     own = output.resolve()
     for where, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own
-        )
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own)
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield Path(where, name)

@@ -1,6 +1,6 @@
 """Makes the demo phrase, `demo_phrase.flac`: two lines of a song, sung by the synthetic singer.
 
-    python -m presets.make_demo_phrase
+python -m presets.make_demo_phrase
 """
 
 from __future__ import annotations

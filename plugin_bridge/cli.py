@@ -1,0 +1,428 @@
+"""The command line: `plugin-bridge voices | convert | demo | bench | train | doctor`.
+
+What a command does lies in the module of its name; here are its options and what it prints. Results go to standard
+output, progress and errors to standard error. Exit codes: 0 all well, 1 `doctor` found something missing, 2 something
+asked for could not be done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer.models import OptionInfo
+
+from plugin_bridge.parameters import PARAMETERS
+
+# The modules behind the commands are imported where they are used: `--help` answers at once.
+if TYPE_CHECKING:
+    from plugin_bridge.convert import Conversion, Settings
+    from plugin_bridge.files import Job
+
+DEFAULT_VOICE = str(PARAMETERS["voice"].default)
+FAILED = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="plugin-bridge",
+    help="Neural voice and singing conversion, where an audio effect sits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    # A terminated conversion tidies up like an interrupted one.
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may be anything, terminals may not
+    app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _number(name: str) -> OptionInfo:
+    parameter = PARAMETERS[name]
+    limits = f"{parameter.minimum:g} to {parameter.maximum:g} {parameter.unit}".rstrip()
+    return cast("OptionInfo", typer.Option(help=f"{parameter.description} {limits}."))
+
+
+@app.command()
+def voices() -> None:
+    """List the voices at hand, with their range and licence."""
+    from plugin_bridge.voices import broken_packs, find_voice
+    from plugin_bridge.voices import voices as voice_names
+
+    table = Table("Voice", "Name", "Language", "Kind", "Range", "Licence")
+    for name in voice_names():
+        card = find_voice(name).card
+        low, high = card.f0_range_hz
+        table.add_row(name, card.display_name, card.language, card.kind, f"{low:.0f}-{high:.0f} Hz", card.licence)
+    Console().print(table)
+    for problem in broken_packs():
+        _say(f"left out: {problem}")
+
+
+@app.command()
+def convert(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN... OUT", help="Recordings or whole folders, and the file or folder to write."),
+    ],
+    voice: Annotated[
+        str, typer.Option(help="A voice's name, the path of a .voice file, or a mixture such as pjs=0.7,kerstin=0.3.")
+    ] = DEFAULT_VOICE,
+    pitch: Annotated[float, _number("pitch_shift")] = 0.0,
+    formant: Annotated[float, _number("formant_shift")] = 0.0,
+    mix: Annotated[float, _number("mix")] = 1.0,
+    gain: Annotated[float, _number("gain_db")] = 0.0,
+    gate: Annotated[float, _number("gate_db")] = -90.0,
+    transpose: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Semitones on top of --pitch; auto moves each recording into the voice's range, by octaves if it can.",
+        ),
+    ] = "0",
+    engine: Annotated[str, typer.Option(help="stream: the real-time engine, many times faster than real time.")] = "stream",
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with spectrograms, pitch and players, before and after.")
+    ] = None,
+) -> None:
+    """Convert recordings to a voice, with the rate, channels and length they have.
+
+    One recording goes to a file, whose suffix gives the format (wav, flac, aiff, ogg, mp3); several, or a folder, go to
+    a folder, in the same tree.
+    """
+    if len(paths) < 2:
+        _fail("convert needs at least one recording and, last, the file or folder to write")
+    if engine != "stream":
+        _fail(f"the engine must be stream, not {engine!r}")
+    from plugin_bridge.convert import Settings
+    from plugin_bridge.files import plan
+
+    try:
+        settings = Settings(
+            voice=_parse_voice(voice),
+            pitch_shift=pitch,
+            formant_shift=formant,
+            mix=mix,
+            gain_db=gain,
+            gate_db=gate,
+            transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
+        )
+        settings.converter(0.0 if settings.transpose == "auto" else settings.transpose)
+        jobs, problems = plan(paths[:-1], paths[-1])
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    for problem in problems:
+        _say(problem)
+    done: list[Conversion] = []
+    interrupted = False
+    try:
+        failures = _convert_all(jobs, settings, done)
+    except KeyboardInterrupt:
+        interrupted = True
+    if done:
+        _print_summary(done)
+        if report is not None and not interrupted:
+            _write_report(report, done, settings)
+    if interrupted:
+        _say(f"interrupted: {len(done)} of {len(jobs)} recordings are done, the one under way was left out")
+        raise typer.Exit(INTERRUPTED)
+    if failures or problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo_out"),
+) -> None:
+    """Convert the bundled sung phrase to every voice, and make a page to look at and listen to."""
+    from plugin_bridge.demo import DemoResult, describe, run_demo
+    from plugin_bridge.voices import voices as voice_names
+
+    names = voice_names()
+    if not names:
+        _fail("there are no voices at all; `plugin-bridge doctor` says more")
+    results: list[DemoResult] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _progress(MofNCompleteColumn()) as progress:
+            task = progress.add_task("Converting the demo phrase", total=len(names))
+
+            def done(result: DemoResult) -> None:
+                results.append(result)
+                progress.advance(task)
+
+            page = run_demo(out, names, done)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    table = Table("Voice", "Speed", "Latency", "Pitch error", "Transposed", "Audio")
+    for result in results:
+        table.add_row(*describe(result), str(result.path))
+    Console().print(table)
+    print(page.resolve())
+
+
+@app.command()
+def bench(
+    voice: Annotated[str, typer.Option(help="The voice to measure.")] = DEFAULT_VOICE,
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Audio for each measurement.")] = 20.0,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("bench.json"),
+) -> None:
+    """Measure speed, step times, latency and memory on this machine."""
+    from plugin_bridge.bench import measure
+    from plugin_bridge.files import replacing
+
+    try:
+        figures = measure(voice, seconds)
+        with replacing(out) as file:
+            file.write(json.dumps(figures, indent=2).encode() + b"\n")
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    graph, step = figures["graph"], figures["graph"]["step_ms"]
+    table = Table("What", "Value", title=f"{voice}, the network on one thread", title_justify="left")
+    table.add_row("Speed", f"{graph['times_real_time']:.1f} x real time")
+    table.add_row("Chunk", f"{graph['chunk']} samples ({graph['chunk_ms']:.2f} ms) at {graph['sample_rate']} Hz")
+    for name, value in step.items():
+        table.add_row(f"Step {name}", f"{value:.3f} ms ({100 * value / graph['chunk_ms']:.0f} % of a chunk)")
+    for name, mib in figures["memory_mib"].items():
+        table.add_row(f"Memory {name}", "not known here" if mib is None else f"{mib:.0f} MiB")
+    for speed in figures["conversion"]:
+        table.add_row(f"Conversion at {speed['sample_rate']} Hz", f"{speed['times_real_time']:.1f} x real time")
+    console = Console()
+    console.print(table)
+    rates = sorted({row["sample_rate"] for row in figures["latency"]})
+    latency = Table("Block", *(f"{rate} Hz" for rate in rates), title="Reported latency", title_justify="left")
+    blocks = dict.fromkeys(row["block"] for row in figures["latency"])
+    for block in blocks:
+        cells = [
+            f"{row['latency_samples']} ({row['latency_ms']:.1f} ms)"
+            for rate in rates
+            for row in figures["latency"]
+            if row["sample_rate"] == rate and row["block"] == block
+        ]
+        latency.add_row("varying" if block is None else str(block), *cells)
+    console.print(latency)
+    print(out.resolve())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation has, what is missing, and what to do about it."""
+    from plugin_bridge.doctor import examine
+
+    healthy = True
+    table = Table("", "What", "Found", show_lines=False)
+    signs = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "missing": "[red]MISSING[/]"}
+    for finding in examine():
+        healthy &= finding.state != "missing"
+        table.add_row(signs[finding.state], finding.what, Text(finding.detail, overflow="fold"))
+    Console().print(table)
+    print("All that converting needs is there." if healthy else "Something that converting needs is missing.")
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="The new voice's name: letters, digits, - and _.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings of that one voice, dry and alone.")],
+    out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="The folder that holds the unfinished training; by default in the user's cache."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; by default what the recipe says.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
+) -> None:
+    """Train a voice on your own recordings. Ctrl-C stops it; --resume goes on."""
+    import platformdirs
+
+    from plugin_bridge.doctor import TRAIN_REMEDY
+    from plugin_bridge.files import replacing
+    from plugin_bridge.voices import user_folder
+
+    if not folder.is_dir():
+        _fail(f"{folder} is not a folder with recordings")
+    work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / "training" / name
+    started = work.is_dir() and any(work.iterdir())
+    if started and not resume:
+        _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
+    if resume and not started:
+        _fail(f"{work} holds no training to go on with")
+    try:
+        from models.source_filter.train import TrainingProgress, train_voice
+    except ImportError as error:
+        _fail(f"training needs {error.name or 'torch'}, which is not there; {TRAIN_REMEDY}")
+
+    target = out or user_folder() / f"{name}.voice"
+    columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
+    try:
+        with _progress(MofNCompleteColumn(), *columns) as progress:
+            task = progress.add_task(f"Training {name}", total=steps, losses="", left="")
+
+            def show(now: TrainingProgress) -> None:
+                losses = f"loss {now.loss:.3f}, held out {now.held_out_loss:.3f}"
+                left = f"{_duration(now.seconds_left)} left"
+                progress.update(task, completed=now.step, total=now.steps, losses=losses, left=left)
+                if not progress.console.is_terminal:
+                    _say(f"step {now.step} of {now.steps}: {losses}, {left}")
+
+            work.mkdir(parents=True, exist_ok=True)
+            pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=show)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as file:
+                file.write(pack.read_bytes())
+    except KeyboardInterrupt:
+        _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(target.resolve())
+
+
+def _convert_all(jobs: list[Job], settings: Settings, done: list[Conversion]) -> int:
+    """Convert one after the other, with progress; what fails is told and counted, the rest goes on."""
+    from plugin_bridge.convert import convert_file
+    from plugin_bridge.files import FileError, open_audio
+
+    failures = 0
+    lengths: dict[Path, float] = {}
+    for job in jobs:
+        try:
+            with open_audio(job.source) as audio:
+                lengths[job.source] = audio.frames / audio.samplerate
+        except FileError:
+            lengths[job.source] = 0.0  # told below, in its turn
+    with _progress(TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+        task = progress.add_task("", total=sum(lengths.values()))
+        before = 0.0
+        for number, job in enumerate(jobs, 1):
+            progress.update(task, description=escape(f"{number} of {len(jobs)}: {job.source.name}"), completed=before)
+            try:
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                done.append(convert_file(job.source, job.target, settings, lambda s: progress.advance(task, s)))
+            except FileError as error:
+                _say(str(error), progress.console)
+                failures += 1
+            except (ValueError, OSError) as error:
+                _say(f"{job.source}: {error}", progress.console)
+                failures += 1
+            before += lengths[job.source]
+        progress.update(task, completed=before)
+    return failures
+
+
+def _print_summary(done: list[Conversion]) -> None:
+    table = Table("Recording", "Length", "Rate", "Channels", "Transposed", "Speed", "Peak", "Written to")
+    for file in done:
+        table.add_row(Text(str(file.source)), *_figures(file), Text(str(file.target)))
+    Console().print(table)
+
+
+def _figures(file: Conversion) -> tuple[str, ...]:
+    """What `_print_summary` and the page tell of a conversion: length, rate, channels, transposition, speed, peak."""
+    level = f"{20 * math.log10(file.peak):.1f} dBFS" if file.peak > 0 else "silent"
+    return (
+        _duration(file.seconds),
+        f"{file.sample_rate:.0f} Hz",
+        str(file.channels),
+        f"{file.transposition:+g} semitones" if file.transposition else "no",
+        f"{file.times_real_time:.0f} x real time",
+        f"{level}, clipped" if file.peak > 1 else level,
+    )
+
+
+def _write_report(path: Path, done: list[Conversion], settings: Settings) -> None:
+    from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
+
+    names = ("Recording", "Length", "Rate", "Channels", "Transposed", "Speed", "Peak")
+    rows = [names, *((file.source.name, *_figures(file)) for file in done)]
+    try:
+        takes = [
+            take_from_files(
+                file.source.name,
+                file.source,
+                file.target,
+                settings.pitch_shift + file.transposition,
+                list(zip(names[1:], _figures(file), strict=True)),
+            )
+            for file in done[:MOST_TAKES]
+        ]
+        lead = f"Converted to {_voice_text(settings.voice)}, with the rate, channels and length the recordings have."
+        if len(done) > MOST_TAKES:
+            lead += f" The first {MOST_TAKES} of {len(done)} recordings are shown."
+        write_report(path, f"Conversion to {_voice_text(settings.voice)}", lead, rows, takes)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(path.resolve())
+
+
+def _parse_voice(text: str) -> str | dict[str, float]:
+    """`pjs`, `some/where/mine.voice`, or a mixture such as `pjs=0.7,kerstin=0.3`."""
+    if "=" not in text or text.endswith(".voice"):
+        return text
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.partition("=")
+        weights[name.strip()] = _parse_number(f"the weight of {name.strip()}", weight)
+    return weights
+
+
+def _voice_text(voice: str | dict[str, float]) -> str:
+    return voice if isinstance(voice, str) else " + ".join(f"{weight:g} {name}" for name, weight in voice.items())
+
+
+def _parse_number(what: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        also = " or auto" if what == "--transpose" else ""
+        raise ValueError(f"{what} must be a number{also}, not {text!r}")
+    return value
+
+
+def _duration(seconds: float) -> str:
+    """As a clock shows it; below a minute, with tenths of a second."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    """A progress bar on standard error, where a person looks at it, and nothing in a log file."""
+    console = Console(stderr=True)
+    return Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console, disable=not console.is_terminal)
+
+
+def _say(sentence: str, console: Console | None = None) -> None:
+    (console or Console(stderr=True)).print(Text(f"plugin-bridge: {sentence}"), soft_wrap=True)
+
+
+def _fail(sentence: str) -> NoReturn:
+    _say(sentence)
+    raise typer.Exit(FAILED)

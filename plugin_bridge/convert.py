@@ -1,0 +1,208 @@
+"""Whole recordings through a voice, from file to file, in bounded memory however long they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pedalboard.io import AudioFile, ReadableAudioFile
+
+from dsp.pitch import suggest_transposition, track_pitch
+from plugin_bridge.converter import VoiceConverter
+from plugin_bridge.files import FileError, format_of, open_audio, replacing
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.voices import find_voice
+
+BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
+BIT_DEPTH = 24
+EXCERPT_S = 8.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
+EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
+
+Transposition = float | Literal["auto"]
+"""Semitones, or "auto": what brings the source's median pitch into the voice's range."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to convert; the fields are `VoiceConverter`'s arguments, and `transpose` comes on top of `pitch_shift`."""
+
+    voice: str | dict[str, float]
+    pitch_shift: float = 0.0
+    formant_shift: float = 0.0
+    mix: float = 1.0
+    gain_db: float = 0.0
+    gate_db: float = -90.0
+    transpose: Transposition = 0.0
+
+    def converter(self, transposition: float = 0.0) -> VoiceConverter:
+        """A converter with these settings, moved by `transposition` semitones on top."""
+        return VoiceConverter(
+            self.voice,
+            pitch_shift=self.pitch_shift + transposition,
+            formant_shift=self.formant_shift,
+            mix=self.mix,
+            gain_db=self.gain_db,
+            gate_db=self.gate_db,
+        )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a recording.
+
+    Attributes
+    ----------
+    samples, sample_rate, channels
+        Of source and target alike.
+    transposition : float
+        Semitones that `transpose` came to; `Settings.pitch_shift` is not in it.
+    peak : float
+        Largest absolute sample of the conversion; above 1 it was clipped in the file.
+    elapsed_s : float
+        Wall-clock time, in seconds.
+    """
+
+    source: Path
+    target: Path
+    samples: int
+    sample_rate: float
+    channels: int
+    transposition: float
+    peak: float
+    elapsed_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return self.samples / self.sample_rate
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of audio converted in a second."""
+        return self.seconds / self.elapsed_s
+
+
+def convert_file(
+    source: Path, target: Path, settings: Settings, advance: Callable[[int], None] = lambda samples: None
+) -> Conversion:
+    """Convert a recording to a file of the same rate, channel count and length, time-aligned.
+
+    Parameters
+    ----------
+    source, target
+        The target's suffix gives its format: 24 bits in wav, flac and aiff. It appears when it is complete.
+    settings
+    advance
+        Called with the number of samples read since its last call.
+
+    Raises
+    ------
+    FileError
+        If the source cannot be read or the target not be written.
+    ValueError
+        From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
+    """
+    start = time.perf_counter()
+    with open_audio(source) as audio:
+        rate = audio.samplerate
+        if rate != int(rate):
+            raise FileError(f"{source} has the sample rate {rate} Hz, but only whole numbers of Hz can be written")
+        transposition = find_transposition(audio, settings)
+        converter = settings.converter(transposition)
+        converter.prepare(rate, None, audio.num_channels)
+        with replacing(target) as file:
+            samples, peak = _convert_stream(audio, file, target, converter, advance)
+        return Conversion(
+            source, target, samples, rate, audio.num_channels, transposition, peak, time.perf_counter() - start
+        )
+
+
+def find_transposition(audio: ReadableAudioFile, settings: Settings) -> float:
+    """Semitones that `settings.transpose` comes to for a recording; it is left at its start."""
+    if settings.transpose != "auto":
+        return settings.transpose
+    low, high = voice_range_hz(settings.voice)
+    return automatic_transposition(source_median_hz(audio), low, high, settings.pitch_shift)
+
+
+def automatic_transposition(median_hz: float, low_hz: float, high_hz: float, pitch_shift: float = 0.0) -> float:
+    """`dsp.pitch.suggest_transposition`, less the octaves by which it and `pitch_shift` would exceed the allowed shift."""
+    semitones = suggest_transposition(median_hz, low_hz, high_hz)
+    limits = PARAMETERS["pitch_shift"]
+    while semitones >= 12 and semitones + pitch_shift > limits.maximum:
+        semitones -= 12
+    while semitones <= -12 and semitones + pitch_shift < limits.minimum:
+        semitones += 12
+    return float(semitones)
+
+
+def voice_range_hz(voice: str | dict[str, float]) -> tuple[float, float]:
+    """Lowest and highest pitch a voice is at home in, in Hz; of a mixture, the weighted geometric mean."""
+    weights = {voice: 1.0} if isinstance(voice, str) else voice
+    total = sum(weights.values())
+    logs = [np.log(find_voice(name).card.f0_range_hz) * weight / total for name, weight in weights.items()]
+    low, high = np.exp(np.sum(logs, axis=0))
+    return float(low), float(high)
+
+
+def source_median_hz(audio: ReadableAudioFile) -> float:
+    """Median pitch of up to six excerpts spread over a recording, in Hz; NaN without any. It is left at its start."""
+    length = int(EXCERPT_S * audio.samplerate)
+    last_start = max(0, audio.frames - length)
+    starts = sorted({round(last_start * k / (EXCERPTS - 1)) for k in range(EXCERPTS)})
+    if audio.frames <= EXCERPTS * length:
+        starts = list(range(0, audio.frames, length))
+    voiced: list[NDArray[np.float64]] = []
+    for position in starts:
+        audio.seek(position)
+        excerpt = audio.read(length).mean(axis=0)
+        # What is not finite has no pitch, and the converter silences it too.
+        track = track_pitch(np.where(np.abs(excerpt) < 1e3, excerpt, 0.0), audio.samplerate)
+        voiced.append(track.hz[track.voiced])
+    audio.seek(0)
+    hz = np.concatenate(voiced)
+    return float(np.median(hz)) if len(hz) else float("nan")
+
+
+def _convert_stream(
+    audio: ReadableAudioFile, file: BinaryIO, target: Path, converter: VoiceConverter, advance: Callable[[int], None]
+) -> tuple[int, float]:
+    """Everything from `audio` through `converter` into `file`; returns the number of samples and the peak."""
+    rate, channels = int(audio.samplerate), audio.num_channels
+    try:
+        writer = AudioFile(
+            file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise FileError(f"{target} cannot hold {channels} channels at {rate} Hz: {str(error).rstrip('.')}") from None
+    peak = 0.0
+    samples = 0
+    skip = converter.latency_samples
+    with writer:
+        for block in _blocks(audio, converter.latency_samples):
+            converted = converter.process_block(block)[:, skip:]
+            skip -= block.shape[1] - converted.shape[1]
+            samples += converted.shape[1]
+            peak = max(peak, float(np.abs(converted).max(initial=0.0)))
+            writer.write(converted)
+            advance(converted.shape[1])
+    return samples, peak
+
+
+def _blocks(audio: ReadableAudioFile, latency: int) -> Iterator[NDArray[np.float32]]:
+    """The recording as blocks [channels, n], then `latency` zeros that push the last samples out."""
+    while audio.tell() < audio.frames:
+        try:
+            block = audio.read(BLOCK_SAMPLES)
+        except RuntimeError as error:
+            raise FileError(f"{audio.name} is damaged after {audio.tell()} samples: {error}") from None
+        if not block.shape[1]:
+            break  # shorter than its header promised
+        yield block
+    for start in range(0, latency, BLOCK_SAMPLES):
+        yield np.zeros((audio.num_channels, min(BLOCK_SAMPLES, latency - start)), np.float32)

@@ -1,0 +1,107 @@
+"""What this installation has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Literal
+
+State = Literal["ok", "optional", "missing"]
+
+NEEDED = ("numpy", "onnxruntime", "pedalboard", "pydantic", "platformdirs", "pyworld", "matplotlib", "pythonosc")
+# Distributions are not always called like what one imports.
+DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc"}
+PORTAUDIO_REMEDY = {
+    "linux": "install it with: sudo apt-get install libportaudio2 (or your system's package of PortAudio)",
+    "darwin": "reinstall sounddevice, whose macOS package brings it: pip install --force-reinstall sounddevice",
+    "win32": "reinstall sounddevice, whose Windows package brings it: pip install --force-reinstall sounddevice",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for: "ok", "optional" (missing, but only some things need it) or "missing"."""
+
+    what: str
+    state: State
+    detail: str
+
+
+def examine() -> Iterator[Finding]:
+    """Everything worth looking at, one finding at a time."""
+    yield _python()
+    yield from (_package(name) for name in NEEDED)
+    yield from _voices()
+    yield _portaudio()
+    yield _threads()
+    yield _train_extra()
+
+
+def _python() -> Finding:
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    detail = f"{platform.python_version()} ({sys.executable})"
+    return Finding("Python", "ok" if ok else "missing", detail if ok else f"{detail}; 3.10 to 3.13 is needed")
+
+
+def _package(name: str) -> Finding:
+    distribution = DISTRIBUTIONS.get(name, name)
+    try:
+        importlib.import_module(name)
+        return Finding(distribution, "ok", version(distribution))
+    except (ImportError, OSError, PackageNotFoundError) as error:
+        return Finding(distribution, "missing", f"{error}; install it with: pip install {distribution}")
+
+
+def _voices() -> Iterator[Finding]:
+    from plugin_bridge.voices import broken_packs, find_voice, user_folder, voices
+
+    names = voices()
+    if not names:
+        yield Finding(
+            "Voices", "missing", f"none; install the package again, or put a .voice file into {user_folder()}"
+        )
+    packs = {address.pack.path: address.pack for address in map(find_voice, names)}
+    for path, pack in packs.items():
+        cards = ", ".join(card.name for card in pack.manifest.voices)
+        try:
+            pack.stream_model()
+        except ValueError as error:
+            yield Finding("Voices", "missing", str(error))
+        else:
+            yield Finding("Voices", "ok", f"{cards} ({path})")
+    yield from (Finding("Voices", "missing", problem) for problem in broken_packs())
+
+
+def _portaudio() -> Finding:
+    try:
+        sounddevice = importlib.import_module("sounddevice")
+    except (ImportError, OSError) as error:
+        remedy = PORTAUDIO_REMEDY.get(sys.platform, "install PortAudio")
+        return Finding("PortAudio", "optional", f"{error}; only live audio needs it: {remedy}")
+    devices = len(sounddevice.query_devices())
+    return Finding("PortAudio", "ok", f"{sounddevice.get_portaudio_version()[1]}, {devices} audio devices")
+
+
+def _threads() -> Finding:
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return Finding("CPU threads", "ok", f"{available} (a converter uses one)")
+
+
+def _train_extra() -> Finding:
+    missing = [name for name in ("torch", "onnx", "soxr", "swift_f0") if find_spec(name) is None]
+    if missing:
+        return Finding(
+            "Training",
+            "optional",
+            f"{', '.join(missing)} not there; only `plugin-bridge train` needs it: {TRAIN_REMEDY}",
+        )
+    return Finding("Training", "ok", f"torch {version('torch')}")
+
+
+TRAIN_REMEDY = "install it with: pip install 'plugin_bridge[train]'"
