@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import soxr
+import tomllib
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0

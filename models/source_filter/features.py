@@ -18,6 +18,7 @@ SAMPLE_RATE = 48_000
 HOP = 256  # 5.33 ms: half a chunk, so that the synthesis needs one hop of look-ahead and no more
 CHUNK = 512  # two hops a step: the weights are read once for both
 WINDOW = 1024  # 21.3 ms resolves 47 Hz; longer blurs plosives, shorter lets a bass voice's periods beat in the frames
+ANALYSIS_BINS = 171  # up to 8 kHz
 BANDS = 64
 TOP_HZ = 7_600.0  # a 16 kHz recording ends at 8 kHz; its anti-aliasing filter bends the last 400 Hz
 ENERGY_FLOOR = 1e-11  # per band; the sum lies near -92 dBFS: below, a recording holds only its own dither
@@ -37,17 +38,17 @@ def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def analysis_window() -> NDArray[np.float64]:
-    """[WINDOW]: half a Hann rising over 768 samples, half a Hann falling over the last hop."""
+    """[WINDOW]: half a Hann rising over 768 samples, half a Hann falling over the last hop; unit noise has power 2 / WINDOW."""
     rise, fall = WINDOW - HOP, HOP
     up = 0.5 - 0.5 * np.cos(np.pi * (np.arange(rise) + 0.5) / rise)
     down = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fall) + 0.5) / fall)
-    return np.concatenate([up, down])
+    window = np.concatenate([up, down])
+    return window / math.sqrt(float(np.sum(window**2)) * WINDOW / 2)
 
 
 def mel_matrix() -> NDArray[np.float64]:
     """[bins, BANDS] triangular weights, each band normalised to unit sum, never narrower than one bin to each side."""
-    bins = int(8_000 * WINDOW / SAMPLE_RATE) + 1
-    hz = np.arange(bins) * SAMPLE_RATE / WINDOW
+    hz = np.arange(ANALYSIS_BINS) * SAMPLE_RATE / WINDOW
     edges = mel_to_hz(np.linspace(hz_to_mel(60.0), hz_to_mel(TOP_HZ), BANDS + 2))
     spacing = SAMPLE_RATE / WINDOW
     centre = edges[1:-1]
@@ -59,34 +60,31 @@ def mel_matrix() -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(0, keepdims=True))
 
 
-class LogMel(nn.Module):
-    """Frames of audio [..., WINDOW] -> (shape [..., BANDS], loudness [..., 1]), both natural logarithms of amplitude.
-
-    `shape` is the log-mel spectrum less `loudness`, the log of the root of the summed band energy: a louder take has the same
-    shape, exactly.
-    """
+class BandEnergy(nn.Module):
+    """Frames of audio [..., WINDOW] -> energies in mel bands [..., BANDS]; noise of variance 1 gives 2 / WINDOW in each."""
 
     def __init__(self) -> None:
         super().__init__()
-        mel = mel_matrix()
-        bins = mel.shape[0]
-        window = analysis_window()
-        window /= math.sqrt(float(np.sum(window**2)) * WINDOW / 2)
-        phase = 2 * np.pi * np.arange(WINDOW)[:, None] * np.arange(bins)[None] / WINDOW
-        basis = np.concatenate([window[:, None] * np.cos(phase), window[:, None] * np.sin(phase)], axis=1)
+        phase = 2 * np.pi * np.arange(WINDOW)[:, None] * np.arange(ANALYSIS_BINS)[None] / WINDOW
+        window = analysis_window()[:, None]
         self.basis: Tensor
         self.mel: Tensor
+        basis = np.concatenate([window * np.cos(phase), window * np.sin(phase)], axis=1)
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.float32), persistent=False)
         # The same band weights for the cosine and the sine half: one product squares, adds and sums into bands.
-        self.register_buffer("mel", torch.tensor(np.concatenate([mel, mel]), dtype=torch.float32), persistent=False)
+        self.register_buffer("mel", torch.tensor(np.tile(mel_matrix(), (2, 1)), dtype=torch.float32), persistent=False)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor) -> Tensor:
         spectrum = frames @ self.basis
-        return split_loudness((spectrum * spectrum) @ self.mel)
+        return (spectrum * spectrum) @ self.mel
 
 
 def split_loudness(energy: Tensor) -> tuple[Tensor, Tensor]:
-    """Band energies [..., BANDS] -> (shape [..., BANDS], loudness [..., 1])."""
+    """Band energies [..., BANDS] -> (shape [..., BANDS], loudness [..., 1]), both natural logarithms of amplitude.
+
+    `loudness` is the log of the root of the summed energy, `shape` what is left of each band: a louder take has the same
+    shape, exactly.
+    """
     energy = energy + ENERGY_FLOOR
     loudness = 0.5 * torch.log(energy.sum(-1, keepdim=True))
     return 0.5 * torch.log(energy) - loudness, loudness

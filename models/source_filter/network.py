@@ -53,11 +53,6 @@ class Block(nn.Module):
         past = nn.functional.pad(x.transpose(1, 2), (self.kernel - 1, 0))
         return x + self.mix(nn.functional.conv1d(past, weight, groups=x.shape[2]).transpose(1, 2))
 
-    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """One chunk x [1, width], past [kernel - 1, width] -> (y [1, width], next past)."""
-        window = torch.cat([past, x], 0)
-        return x + self.mix((window * self.depthwise).sum(0, keepdim=True)), window[1:]
-
 
 class Encoder(nn.Module):
     """Normalised spectra of a chunk [batch, chunks, 2 * BANDS] -> content [batch, chunks, content], zero mean, unit variance."""

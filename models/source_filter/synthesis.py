@@ -28,12 +28,6 @@ def gain_centres_hz() -> NDArray[np.float64]:
     return mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), GAINS))
 
 
-def interpolation_matrix() -> NDArray[np.float64]:
-    """[GAINS, BINS]: log gains on the mel grid -> log magnitude at each FFT bin, linear in mel."""
-    position = hz_to_mel(np.arange(BINS) * SAMPLE_RATE / FFT) / float(hz_to_mel(SAMPLE_RATE / 2)) * (GAINS - 1)
-    return np.maximum(0.0, 1.0 - np.abs(position[None, :] - np.arange(GAINS)[:, None]))
-
-
 def minimum_phase_matrix() -> NDArray[np.float64]:
     """[GAINS, 2 * BINS]: log gains -> (log magnitude, phase in radians) of the minimum-phase filter.
 
@@ -97,18 +91,16 @@ class Filter(nn.Module):
         self.register_buffer("noise", torch.tensor(noise_spectra()), persistent=False)
         self.register_buffer("window", torch.tensor(hann(), dtype=torch.float32), persistent=False)
 
-    def response(self, gains: Tensor) -> tuple[Tensor, Tensor]:
-        """Log gains [..., GAINS] -> (real, imaginary) parts [..., BINS] of the minimum-phase frequency response."""
+    def response(self, gains: Tensor) -> Tensor:
+        """Log gains [..., GAINS] -> the minimum-phase frequency response [..., 2, BINS] (real, imaginary)."""
         log_magnitude, phase = torch.split(gains @ self.minimum_phase, BINS, dim=-1)
         magnitude = torch.exp(log_magnitude)
-        return magnitude * torch.cos(phase), magnitude * torch.sin(phase)
+        return torch.stack([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], -2)
 
-    def noise_rows(self, hop: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectrum of the noise under the frames of the hops with these numbers (int64 [...]): two tensors [..., BINS]."""
+    def noise_spectrum(self, hop: Tensor) -> Tensor:
+        """Spectrum [..., 2, BINS] (real, imaginary) of the noise under the frames of the hops with these numbers, int64 [...]."""
         first, second = NOISE_FRAMES
-        rows = self.noise[hop % first] + self.noise[first + hop % second]
-        real, imaginary = torch.split(rows, BINS, dim=-1)
-        return real, imaginary
+        return (self.noise[hop % first] + self.noise[first + hop % second]).unflatten(-1, (2, BINS))
 
     def forward(self, pulses: Tensor, hop: Tensor, harmonic: Tensor, noise: Tensor) -> Tensor:
         """All frames of a clip at once, for training.
@@ -117,8 +109,12 @@ class Filter(nn.Module):
         [batch, frames, GAINS] -> audio [batch, (frames - 1) * HOP]; frame k is centred on sample k * HOP of it.
         """
         pulse = torch.fft.rfft(pulses * self.window, FFT)
-        noise_spectrum = torch.complex(*self.noise_rows(hop))
-        spectrum = pulse * torch.complex(*self.response(harmonic)) + noise_spectrum * torch.complex(*self.response(noise))
+
+        def as_complex(x: Tensor) -> Tensor:
+            return torch.complex(x[..., 0, :], x[..., 1, :])
+
+        spectrum = pulse * as_complex(self.response(harmonic))
+        spectrum = spectrum + as_complex(self.noise_spectrum(hop)) * as_complex(self.response(noise))
         frames = torch.fft.irfft(spectrum, FFT)
         batch, count, _ = frames.shape
         padded = (count - 1) * HOP + FFT
@@ -129,19 +125,12 @@ class Filter(nn.Module):
 
 
 def warp_gains(gains: Tensor, ratio: Tensor) -> Tensor:
-    """Move the envelope's frequency axis: gains [..., GAINS], ratio [1] -> the envelope with every formant times `ratio`.
+    """Move the envelope's frequency axis: gains [rows, GAINS], ratio [1] -> the envelope with every formant times `ratio`.
 
-    Linear interpolation on the mel grid; at ratio 1 the gains come back unchanged. Above the old Nyquist frequency the last
-    gain holds.
+    Linear interpolation on the mel grid. Above the old Nyquist frequency the last gain holds.
     """
-    centres = torch.tensor(gain_centres_hz(), dtype=torch.float32)
-    top = float(hz_to_mel(SAMPLE_RATE / 2))
-    mel = 2595.0 / math.log(10.0) * torch.log(1.0 + centres / ratio / 700.0)
-    # 1e-3 of a band of tolerance, so that ratio 1 lands on the grid exactly in spite of float32's logarithm.
-    position = torch.clamp(mel / top * (GAINS - 1), 0.0, GAINS - 1.0)
-    nearest = torch.round(position)
-    position = torch.where(torch.abs(position - nearest) < 1e-3, nearest, position)
-    lower = torch.clamp(torch.floor(position), 0.0, GAINS - 2.0)
-    fraction = position - lower
-    index = lower.long()
-    return gains[..., index] * (1 - fraction) + gains[..., index + 1] * fraction
+    centres = torch.tensor(gain_centres_hz() / 700.0, dtype=torch.float32)
+    position = (GAINS - 1) / math.log(1.0 + SAMPLE_RATE / 2 / 700.0) * torch.log(1.0 + centres / ratio)
+    position = torch.clamp(position, max=GAINS - 1.0)
+    weights = torch.relu(1.0 - torch.abs(torch.arange(GAINS, dtype=torch.float32)[:, None] - position))
+    return gains @ weights

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, tomllib
 from models.source_filter.disturb import disturb
-from models.source_filter.features import HOP, SAMPLE_RATE, LogMel, RunningMean, frame, split_loudness
+from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
 from models.source_filter.synthesis import Filter, pulse_train
 
@@ -81,14 +81,9 @@ class Trainer(nn.Module):
         super().__init__()
         self.network = network
         self.config = config
-        self.log_mel = LogMel()
-        self.mean = RunningMean(self.log_mel.mel.shape[1] + 1)
+        self.energy = BandEnergy()
+        self.mean = RunningMean(BANDS + 1)
         self.filter = Filter()
-
-    def energies(self, audio: Tensor) -> Tensor:
-        """[batch, samples] -> band energies [batch, hops, BANDS]."""
-        spectrum = frame(audio) @ self.log_mel.basis
-        return (spectrum * spectrum) @ self.log_mel.mel
 
     def normalised(self, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Band energies -> per chunk (spectra [batch, chunks, 2 * BANDS], loudness and its mean [batch, chunks, 2])."""
@@ -105,7 +100,7 @@ class Trainer(nn.Module):
         audio, f0, voicing = torch.from_numpy(crop.audio), torch.from_numpy(crop.f0), torch.from_numpy(crop.voicing)
         first = config.context_chunks
         with torch.no_grad():
-            energy = self.energies(audio)
+            energy = self.energy(frame(audio))
             _, loudness, relative = self.normalised(energy)
             views = [self.normalised(energy if plain else disturb(energy, generator))[0][:, first:] for _ in range(2)]
         content = self.network.encoder(torch.cat(views[: 1 if plain else 2]))
@@ -231,7 +226,7 @@ def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingCon
     """The recordings' mean spectrum and loudness, energy-weighted: what the running mean starts from."""
     crop = recordings.crop(np.random.default_rng(config.seed), 64, config.chunks, 0.5)
     with torch.no_grad():
-        shape, loudness = split_loudness(trainer.energies(torch.from_numpy(crop.audio)))
+        shape, loudness = split_loudness(trainer.energy(frame(torch.from_numpy(crop.audio))))
     weight = torch.exp(2 * loudness)
     return (torch.cat([shape, loudness], -1) * weight).sum((0, 1)) / weight.sum((0, 1))
 

@@ -1,0 +1,270 @@
+"""The converter as one streaming ONNX graph: pitch tracking, features, network and synthesis, all state explicit.
+
+Time runs like this. A step takes the samples [512 c, 512 c + 512). Its two hops are centred on 512 c and 512 c + 256: there the
+feature windows peak, there the tracker's pitch belongs, there the synthesis frames are centred, which reach one hop to each
+side. So what is complete after the step is [512 c - 256, 512 c + 256): look-ahead 256 samples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from models.source_filter.features import (
+    ANALYSIS_BINS,
+    BANDS,
+    CHUNK,
+    HOP,
+    SAMPLE_RATE,
+    WINDOW,
+    RunningMean,
+    analysis_window,
+    mel_matrix,
+    split_loudness,
+)
+from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight
+from models.source_filter.network import Block, Network, prosody
+from models.source_filter.synthesis import (
+    BINS,
+    FFT,
+    GAINS,
+    NOISE_FRAMES,
+    hann,
+    minimum_phase_matrix,
+    noise_spectra,
+    pulse_train,
+    warp_gains,
+)
+from models.source_filter.tracker import PitchTracker
+from models.stream import METADATA_KEY
+
+OPSET = 17
+START_PITCH_HZ = 150.0
+LOWEST_HZ, HIGHEST_HZ = 30.0, 4_000.0  # of the excitation, whatever the shift
+# The decoder heard pitches in this range; beyond, it keeps the timbre it has at the edge.
+TIMBRE_HZ = (60.0, 1_100.0)
+# Natural-log gain at most +35 dB over the loudness: no network error gets louder than that.
+GAIN_LIMIT = 4.0
+
+
+# Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
+ANALYSIS_GROUPS = 6
+GROUPS = 16
+
+
+def constant(values: NDArray[np.float64] | NDArray[np.float32]) -> nn.Parameter:
+    """A table of the graph, float32."""
+    return nn.Parameter(torch.tensor(values, dtype=torch.float32), requires_grad=False)
+
+
+class StepGraph(nn.Module):
+    """One step of 512 samples, for export. `forward` takes the inputs and states in the order of `input_names`."""
+
+    def __init__(self, network: Network, prior: Tensor, tracker: PitchTracker, voices: list[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.tracker = tracker
+        self.mean = RunningMean(BANDS + 1)
+        self.mean.prior.copy_(prior)
+        # Embeddings through the decoder's voice layer: mixing voices is one product with the weights.
+        with torch.no_grad():
+            self.voice_bias = nn.Parameter(network.decoder.voice(network.voices.weight[voices]))
+        self.analysis = RealDFT(WINDOW, ANALYSIS_GROUPS)
+        self.pulse_analysis = RealDFT(2 * HOP, GROUPS)
+        self.synthesis = InverseRealDFT()
+        order = bin_order(ANALYSIS_GROUPS)
+        mel = np.concatenate([mel_matrix(), np.zeros((order.max() + 1 - ANALYSIS_BINS, BANDS))])[order]
+        self.window = constant(analysis_window())
+        self.hann = constant(hann())
+        self.mel = constant(np.stack([mel, mel], 1).reshape(-1, BANDS))  # real and imaginary parts count alike
+        order = bin_order(GROUPS)
+        log_magnitude, phase = np.split(minimum_phase_matrix(), 2, axis=1)
+        self.minimum_phase = constant(np.stack([log_magnitude[:, order], phase[:, order]], 2).reshape(GAINS, FFT))
+        bias = np.log(hermitian_weight())
+        self.magnitude_bias = constant(np.stack([bias, np.zeros_like(bias)], 1).reshape(FFT))
+        noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
+        self.noise = constant(noise.reshape(-1, FFT))
+        self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]  # type: ignore[list-item]
+        self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state, without the prefix `state_`."""
+        config = self.network.config
+        shapes: dict[str, tuple[int, ...]] = {
+            "audio": (1, WINDOW - HOP),
+            "mean": (1, BANDS + 2),
+            "pitch": (1, 2),  # log2(f0 / 150): of the last hop, and as predicted for the next
+            "phase": (1, 1),  # cycles
+            "hop": (1, 1),  # number of the next hop, modulo the noise's period
+            "excitation": (1, HOP),
+            "tail": (1, FFT - HOP),
+        }
+        shapes["blocks"] = (config.kernel - 1, len(self.blocks) * config.width)
+        tracker = zip(self.tracker.state_names, self.tracker.initial_state(), strict=True)
+        return shapes | {f"tracker_{name}": tuple(value.shape) for name, value in tracker}
+
+    def forward(self, audio: Tensor, voice: Tensor, pitch_ratio: Tensor, formant_ratio: Tensor, *states: Tensor) -> Any:
+        config = self.network.config
+        past, mean_state, pitch_state, phase, hop, excitation, tail, memory = states[:8]
+        tracker_state = states[8:]
+
+        f0, voicing, tracker_state = self.tracker(audio, tracker_state)
+        heard = torch.cat([past, audio], 1)
+        spectrum = self.analysis(torch.cat([heard[:, :WINDOW], heard[:, HOP:]]) * self.window)
+        shape, loudness = split_loudness((spectrum * spectrum).reshape(2, -1) @ self.mel)
+        both = torch.cat([shape, loudness], 1).mean(0, keepdim=True)
+        mean, mean_state = self.mean(both, both[:, -1:], mean_state)
+        spectra = (shape - mean[:, :-1]).reshape(1, 2 * BANDS)
+        relative = (loudness - mean[:, -1:]).reshape(1, 2)
+
+        wanted = torch.clamp(f0 * pitch_ratio, LOWEST_HZ, HIGHEST_HZ)
+        heard_as = torch.clamp(wanted, *TIMBRE_HZ)
+        x = self.network.encoder.enter(spectra)
+        # What each block's convolution owes to the past is known beforehand, for all blocks at once.
+        owed = (memory * self.depthwise_past).sum(0, keepdim=True).split(config.width, dim=1)
+        entered = []
+        for k, block in enumerate(self.blocks):
+            if k == config.encoder_blocks:
+                content = self.network.encoder.norm(self.network.encoder.leave(x))
+                x = self.network.decoder.enter(torch.cat([content, prosody(heard_as, voicing, relative)], 1))
+                x = x + voice @ self.voice_bias
+            entered.append(x)
+            x = x + block.mix(x * block.depthwise[-1] + owed[k])
+        gains = self.network.decoder.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
+        gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
+        gains = gains + torch.cat([loudness, loudness], 1).reshape(4, 1)
+
+        pulses, phase, pitch_state = self.pulses(torch.log2(wanted / START_PITCH_HZ), phase, pitch_state)
+        train = torch.cat([excitation, pulses], 1)
+        pulse = self.pulse_analysis(torch.cat([train[:, : 2 * HOP], train[:, HOP:]]) * self.hann)
+        number = hop.reshape(1).long() + torch.arange(2)
+        first, second = NOISE_FRAMES
+        noise = (self.noise[number % first] + self.noise[first + number % second]).reshape(2, 32, 2, GROUPS)
+        # [hops, (pulse, noise), 32, 1, GROUPS]; the filters' real and imaginary parts likewise.
+        real, imaginary = torch.stack([pulse, noise], 1).split(1, dim=3)
+        response = (gains @ self.minimum_phase + self.magnitude_bias).reshape(2, 2, 32, 2, GROUPS)
+        log_magnitude, phase_angle = response.split(1, dim=3)
+        magnitude = torch.exp(log_magnitude)
+        cosine, sine = magnitude * torch.cos(phase_angle), magnitude * torch.sin(phase_angle)
+        spectrum = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 3).sum(1)
+        frames = self.synthesis(spectrum)
+
+        pad = nn.functional.pad
+        added = pad(tail, (0, CHUNK)) + pad(frames[:1], (0, HOP)) + pad(frames[1:], (HOP, 0))
+        hop = hop + 2
+        period = float(NOISE_FRAMES[0] * NOISE_FRAMES[1])
+        hop = torch.where(hop >= period, hop - period, hop)
+        memory = torch.cat([memory[1:], torch.cat(entered, 1)])
+        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, train[:, -HOP:], added[:, CHUNK:], memory]
+        return added[:, :CHUNK], *next_states, *tracker_state
+
+    def pulses(self, octaves: Tensor, phase: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pitch at the two hops' centres [1, 2] -> pulses of the chunk [1, 512], next phase, next pitch state.
+
+        Within a hop the log pitch runs on a line to what it is predicted to be at the hop's end, by half of its last change:
+        a straight glide lags 2.7 ms, and a tracker's jitter is not blown up.
+        """
+        before = torch.cat([state[:, :1], octaves[:, :1]], 1)
+        # A leap of more than a semitone in a hop is a new note, not a glide.
+        predicted = octaves + 0.5 * torch.clamp(octaves - before, -1 / 12, 1 / 12)
+        start = torch.cat([state[:, 1:], predicted[:, :1]], 1)
+        ramp = torch.arange(HOP, dtype=torch.float32) / HOP
+        line = (start[:, :, None] + (predicted - start)[:, :, None] * ramp).reshape(1, CHUNK)
+        f0 = START_PITCH_HZ * torch.exp(math.log(2.0) * line)
+        cycles = phase + torch.cumsum(f0 / SAMPLE_RATE, 1)
+        last = cycles[:, -1:]
+        return pulse_train(cycles, f0), last - torch.floor(last), torch.cat([octaves[:, 1:], predicted[:, 1:]], 1)
+
+    def input_names(self) -> list[str]:
+        return ["audio", "voice", "pitch_ratio", "formant_ratio", *(f"state_{name}" for name in self.state_shapes())]
+
+
+def export_stream(
+    network: Network, prior: Tensor, tracker: PitchTracker, voices: dict[str, int], *, integer: bool = True
+) -> bytes:
+    """The streaming graph as ONNX bytes. `voices`: name -> number of its embedding; `integer`: int8 weights in the blocks."""
+    graph = StepGraph(network, prior, tracker, list(voices.values())).eval()
+    shapes = graph.state_shapes()
+    weights = torch.zeros(1, len(voices))
+    weights[0, 0] = 1.0
+    inputs = (torch.zeros(1, CHUNK), weights, torch.ones(1), torch.ones(1), *(torch.zeros(s) for s in shapes.values()))
+    outputs = ["audio_out", *(f"next_state_{name}" for name in shapes)]
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of the constants that we mean it to keep
+        torch.onnx.export(
+            graph, inputs, buffer, opset_version=OPSET, dynamo=False, input_names=graph.input_names(), output_names=outputs
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    if integer:
+        model = quantised(model)
+    halve_noise(model)
+    config = network.config
+    blocks = (config.encoder_blocks + config.decoder_blocks) * (config.kernel - 1) * CHUNK
+    metadata = {
+        "format": 1,
+        "kind": "stream",
+        "sample_rate": SAMPLE_RATE,
+        "chunk": CHUNK,
+        "lookahead": HOP,
+        # The blocks' past and the window; the running mean's memory, five times its time constant, goes on top.
+        "receptive_field": blocks + WINDOW + round(5 * 2.0 * SAMPLE_RATE),
+        "voices": list(voices),
+        "controls": ["voice", "pitch_ratio", "formant_ratio"],
+    }
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Dynamic int8 of the blocks' two matrices, per output channel; the rest stays float32.
+
+    Where pitch, phase or filters are computed, eight bits are audible; in the blocks they are not.
+    """
+    import tempfile
+
+    inside = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Gemm" and ("expand" in node.name or "project" in node.name)
+    ]
+    # The quantiser first splits each Gemm into a product and a sum, and names the product so.
+    inside = [f"{name}_MatMul" for name in inside]
+    with tempfile.TemporaryDirectory() as folder:
+        plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
+        onnx.save(model, plain)
+        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=inside)
+        return onnx.load(small)
+
+
+def halve_noise(model: onnx.ModelProto) -> None:
+    """Store the noise table, a quarter of the file, as float16: its rounding error is 66 dB under the noise itself."""
+    rows = sum(NOISE_FRAMES)
+    for initializer in model.graph.initializer:
+        if list(initializer.dims) == [rows, FFT]:
+            table = numpy_helper.to_array(initializer)
+            name = initializer.name
+            initializer.CopyFrom(numpy_helper.from_array(table.astype(np.float16), name))
+            for index, node in reversed(list(enumerate(model.graph.node))):
+                if node.op_type == "Gather" and node.input[0] == name:
+                    out = node.output[0]
+                    node.output[0] = f"{out}_half"
+                    cast = onnx.helper.make_node("Cast", [f"{out}_half"], [out], to=onnx.TensorProto.FLOAT)
+                    model.graph.node.insert(index + 1, cast)
+            for info in list(model.graph.value_info):
+                if info.name.endswith("_half"):
+                    model.graph.value_info.remove(info)
