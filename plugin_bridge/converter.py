@@ -1,0 +1,551 @@
+"""The voice converter as an effect: Pedalboard's call protocol, and a live one of blocks."""
+
+from __future__ import annotations
+
+import math
+import operator
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.layout import ChannelLayout
+from dsp.resampling import exact_rate
+from plugin_bridge.engine import Engine, Faults, Setup, engine_latency
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.stream import HostStream
+from plugin_bridge.voices import find_voice
+
+if TYPE_CHECKING:
+    from models.pack import VoicePack
+
+MOST_CHANNELS = 8
+
+# Samples of a block that are worked on at once; larger blocks are cut into pieces of at most this size (or of one
+# `block_size`, if that is larger). All memory is of this size, so that a block larger than any before allocates nothing.
+CAPACITY = 8192
+LARGEST_BLOCK = 65_536
+
+Voice = str | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A voice that was asked for: `shown` as it reads back, `weights` of all the voices of the pack."""
+
+    shown: str | dict[str, float]
+    pack: VoicePack
+    weights: tuple[float, ...]
+
+
+def _target(voice: object) -> _Target:
+    if isinstance(voice, str):
+        address = find_voice(voice)
+        weights = [0.0] * len(address.pack.manifest.voices)
+        weights[address.index] = 1.0
+        return _Target(voice, address.pack, tuple(weights))
+    if not isinstance(voice, Mapping):
+        raise TypeError(f"voice must be a name or a mapping of names to weights, got {type(voice).__name__}")
+    if not voice:
+        raise ValueError("a mix of voices needs at least one voice, got none")
+    shares: dict[str, float] = {}
+    for name, weight in voice.items():
+        if not isinstance(name, str) or not isinstance(weight, Real):
+            raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
+        shares[name] = float(weight)
+        if not 0 <= shares[name] < math.inf:
+            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight}")
+    total = sum(shares.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {shares}")
+    shares = {name: weight / total for name, weight in shares.items()}
+    addresses = {name: find_voice(name) for name in shares}
+    pack = next(iter(addresses.values())).pack
+    weights = [0.0] * len(pack.manifest.voices)
+    for name, address in addresses.items():
+        if address.pack is not pack:
+            raise ValueError(
+                f"voices of one mix must come from one pack, but {next(iter(shares))!r} is in {pack.path.name} "
+                f"and {name!r} in {address.pack.path.name}"
+            )
+        weights[address.index] += shares[name]
+    return _Target(shares, pack, tuple(weights))
+
+
+class _Number:
+    """A numeric parameter as a property."""
+
+    def __init__(self, name: str) -> None:
+        self._parameter = PARAMETERS[name]
+        self.__doc__ = self._parameter.description
+
+    @overload
+    def __get__(self, converter: None, owner: type) -> _Number: ...
+    @overload
+    def __get__(self, converter: VoiceConverter, owner: type) -> float: ...
+    def __get__(self, converter: VoiceConverter | None, owner: type) -> _Number | float:
+        return self if converter is None else converter._numbers[self._parameter.name]
+
+    def __set__(self, converter: VoiceConverter, value: float) -> None:
+        converter._numbers[self._parameter.name] = self._parameter.number(value)
+
+
+class VoiceConverter:
+    """Converts a voice into another, where an effect sits.
+
+    Called like a Pedalboard plugin (`process`, `reset`), or block by block (`prepare`, `process_block`). Parameters may be
+    set at any time from any thread; a change takes effect at the start of the next call and is complete 30 ms later.
+    Calls that process audio wait for each other. One instance is one stream.
+
+    Parameters
+    ----------
+    voice : str or mapping of str to float
+        A name of `voices()`, the path of a pack, or names with weights (voices of one pack; the weights are scaled to
+        add up to 1).
+    pitch_shift : float
+        -24 to 24 semitones.
+    formant_shift : float
+        -12 to 12 semitones.
+    mix : float
+        0 (source) to 1 (converted). The source is delayed by the latency and mixed linearly: what is aligned and has the
+        same pitch adds up in amplitude.
+    gain_db : float
+        -60 to 24 dB, of the mix.
+    gate_db : float
+        -90 to 0 dB of full scale: while the peaks of the source stay below it for 50 ms the output is muted, within
+        100 ms. -90 switches the gate off.
+    bypass : bool
+        The source, late by the latency, bit for bit. The model goes on, so that switching back is smooth.
+    stereo : "mid" or "each"
+        Convert the mean of all channels and put it on all of them (the source in the mix keeps its channels), or convert
+        each channel with a model state of its own, at a cost for each.
+
+    Attributes
+    ----------
+    errors : int
+        Chunks (of any channel) that the model failed on, or gave numbers that are not finite for. They became silence.
+
+    Raises
+    ------
+    UnknownVoiceError, PackError
+        From the constructor and from setting `voice`.
+    ValueError, TypeError
+        For a parameter out of range or of the wrong type.
+
+    Notes
+    -----
+    1 to 8 channels. NaN in the input counts as 0, and samples are limited to +-16 (+24 dB). Where the input is exact
+    silence for longer than the model remembers, the output is too.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bypass",
+        "_engines",
+        "_faults",
+        "_flat",
+        "_layout",
+        "_lock",
+        "_newest",
+        "_numbers",
+        "_outdated",
+        "_promised",
+        "_running",
+        "_setting",
+        "_stereo",
+        "_stream",
+        "_target",
+        "_trimmed",
+    )
+
+    def __init__(
+        self,
+        voice: Voice = "pjs",
+        *,
+        pitch_shift: float = 0.0,
+        formant_shift: float = 0.0,
+        mix: float = 1.0,
+        gain_db: float = 0.0,
+        gate_db: float = -90.0,
+        bypass: bool = False,
+        stereo: Literal["mid", "each"] = "mid",
+    ) -> None:
+        if stereo not in ("mid", "each"):
+            raise ValueError(f"stereo must be 'mid' or 'each', got {stereo!r}")
+        self._stereo = stereo
+        # What any thread may set, and the audio thread takes at the start of a call. A dict's items change atomically.
+        self._numbers: dict[str, float] = {}
+        self.pitch_shift, self.formant_shift = pitch_shift, formant_shift
+        self.mix, self.gain_db, self.gate_db = mix, gain_db, gate_db
+        self.bypass = bypass
+        self._target = _target(voice)
+        self._engines: deque[Engine] = deque(maxlen=1)  # for the next voice, ready to run; the latest wins
+        # Order of the locks: audio, then setting. A thread that sets a voice holds `_setting` alone, so that audio goes on.
+        self._lock = threading.Lock()
+        self._setting = threading.Lock()
+        self._layout = ChannelLayout()
+        self._faults = Faults()
+        self._stream: HostStream | None = None
+        self._newest: Engine | None = None  # the engine of `_target` for `_stream`
+        self._outdated = False  # `_target` does not fit `_stream`'s latency: make a new one when audio comes
+        self._promised = False  # `prepare` was called: the latency must hold until it is called again
+        self._running = False  # in the middle of a stream
+        self._trimmed = False  # by `process`, which leaves out the first `latency_samples`
+        self._flat = True  # `process_block` was last given [n] rather than [channels, n]
+
+    pitch_shift = _Number("pitch_shift")
+    formant_shift = _Number("formant_shift")
+    mix = _Number("mix")
+    gain_db = _Number("gain_db")
+    gate_db = _Number("gate_db")
+
+    @property
+    def bypass(self) -> bool:
+        return self._bypass
+
+    @bypass.setter
+    def bypass(self, value: bool) -> None:
+        self._bypass = PARAMETERS["bypass"].switch(value)
+
+    @property
+    def voice(self) -> str | dict[str, float]:
+        """The name, or the weights scaled to add up to 1. Setting it loads the voice, in the thread that sets it.
+
+        Within a pack the weights move in 30 ms. To another pack the change is an equal-power crossfade of 30 ms, once the
+        new model has heard as much of the stream as it can remember (at most 0.2 s, plus the latency); meanwhile both run.
+
+        Raises
+        ------
+        ValueError
+            If the stream under way was prepared for a latency that is too short for the new voice.
+        """
+        shown = self._target.shown
+        return dict(shown) if isinstance(shown, dict) else shown
+
+    @voice.setter
+    def voice(self, voice: Voice) -> None:
+        target = _target(voice)
+        with self._setting:
+            if self._stream is not None and not self._outdated:
+                self._change_voice(self._stream, target)
+            self._target = target
+
+    def _change_voice(self, stream: HostStream, target: _Target) -> None:
+        stream.retired.clear()
+        model = target.pack.stream_model()
+        if self._newest is not None and self._newest.model is model:
+            self._newest.wanted_weights = target.weights
+            return
+        least = engine_latency(model, stream.setup.rate, stream.setup.block)
+        if least <= stream.setup.latency:
+            self._newest = stream.engine(model, target.weights)
+            self._engines.append(self._newest)
+        elif self._promised or self._running:
+            raise ValueError(
+                f"voice {target.shown!r} needs a latency of {least} samples and the stream was prepared for "
+                f"{stream.setup.latency}: set it before prepare() or reset()"
+            )
+        else:
+            self._outdated = True
+
+    @property
+    def is_effect(self) -> bool:
+        """True: audio in, audio out."""
+        return True
+
+    @property
+    def is_instrument(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def errors(self) -> int:
+        return self._faults.count
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples at the host's rate between input and output, constant in a stream.
+
+        For what was prepared last, by `prepare` or by `process` (which prepares for any block size); before that, at the
+        model's own rate, for any block size.
+        """
+        stream = self._stream
+        if stream is not None and not self._outdated:
+            return stream.setup.latency
+        model = self._target.pack.stream_model()
+        return engine_latency(model, stream.setup.rate if stream else Fraction(model.sample_rate), None)
+
+    @property
+    def reported_latency_samples(self) -> int:
+        """`latency_samples`, under the name that native plugins give it."""
+        return self.latency_samples
+
+    @property
+    def lookahead_samples(self) -> int:
+        """The part of the latency that is the model's look-ahead, rounded up to samples at the host's rate."""
+        model, stream = self._target.pack.stream_model(), self._stream
+        return math.ceil(model.lookahead * stream.setup.rate / model.sample_rate) if stream else model.lookahead
+
+    def prepare(self, sample_rate: float, block_size: int | None = None, channels: int = 1) -> None:
+        """Load the voice and start a new stream for `process_block`.
+
+        Parameters
+        ----------
+        sample_rate : float
+            8,000 to 192,000 Hz.
+        block_size : int, optional
+            Samples in every block, which makes the latency shorter than if blocks may have any size (None).
+        channels : int
+            1 to 8.
+        """
+        rate = exact_rate(_number("sample_rate", sample_rate))
+        if block_size is not None:
+            block_size = _positive("block_size", block_size)
+            if block_size > LARGEST_BLOCK:
+                raise ValueError(f"block_size must be at most {LARGEST_BLOCK} samples, got {block_size}")
+        channels = _positive("channels", channels)
+        if channels > MOST_CHANNELS:
+            raise ValueError(f"channels must be 1 to {MOST_CHANNELS}, got {channels}")
+        with self._lock:
+            self._prepare(rate, block_size, channels)
+            self._promised = True
+
+    def _prepare(self, rate: Fraction, block: int | None, channels: int) -> HostStream:
+        with self._setting:
+            model = self._target.pack.stream_model()
+            capacity = CAPACITY if block is None else max(1, CAPACITY // block) * block
+            setup = Setup(rate, block, channels, capacity, engine_latency(model, rate, block))
+            stream = HostStream(setup, self._stereo == "each", self._faults)
+            self._engines.clear()
+            self._newest = stream.engine(model, self._target.weights)
+            stream.restart(self._newest, self._numbers, self._bypass)
+            self._stream, self._outdated = stream, False
+        self._promised = self._running = False
+        return stream
+
+    def reset(self) -> None:
+        """Forget the stream and the channel layout; what was prepared stays prepared."""
+        with self._lock:
+            self._layout.forget()
+            if self._stream is not None:
+                self._restart(self._stream)
+
+    def _restart(self, stream: HostStream) -> None:
+        """From silence, with the voice and the parameters that are wanted now."""
+        if self._outdated:
+            return  # a new stream is made when audio comes
+        with self._setting:
+            assert self._newest is not None, "there is one with every stream"
+            self._engines.clear()
+            stream.restart(self._newest, self._numbers, self._bypass)
+        self._running = False
+
+    def __call__(
+        self,
+        input_array: NDArray[np.floating],
+        sample_rate: float,
+        buffer_size: int = 8192,
+        reset: bool = True,
+    ) -> NDArray[np.float32]:
+        """See `process`."""
+        return self.process(input_array, sample_rate, buffer_size, reset)
+
+    def process(
+        self,
+        input_array: NDArray[np.floating],
+        sample_rate: float,
+        buffer_size: int = 8192,
+        reset: bool = True,
+    ) -> NDArray[np.float32]:
+        """Convert audio, as a Pedalboard plugin does.
+
+        Parameters
+        ----------
+        input_array : float32 or float64 array, [n], [channels, n] or [n, channels]
+            The axes are told apart as Pedalboard does. It is not changed.
+        sample_rate : float
+            8,000 to 192,000 Hz. Another rate or channel count than before starts a new stream.
+        buffer_size : int
+            At least 1. The output does not depend on it.
+        reset : bool
+            True: a recording on its own; the output is as long as the input and in time with it. False: the next piece of
+            a stream; its first `latency_samples` of output are left out, so that the pieces put together are in time with
+            the input, and `flush` gives the rest.
+
+        Returns
+        -------
+        float32 array, new, with the axes of the input
+
+        Raises
+        ------
+        TypeError
+            If the input is no array of float32 or float64.
+        ValueError
+            If rate, buffer size or channel count are out of range.
+        RuntimeError
+            If a square array leaves open which axis is time.
+        """
+        _check_audio(input_array)
+        rate = exact_rate(_number("sample_rate", sample_rate))
+        _positive("buffer_size", buffer_size)
+        with self._lock:
+            samples = self._layout.read(input_array)
+            channels, n = samples.shape
+            if channels > MOST_CHANNELS:
+                self._layout.forget()
+                raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {channels}")
+            if samples.size == 0:
+                return np.zeros(input_array.shape, np.float32)
+            stream = self._stream_for(rate, channels, any_block=not reset)
+            latency = stream.setup.latency
+            if reset:
+                self._restart(stream)
+                out = np.empty((channels, n), np.float32)
+                self._feed(stream, samples, n + latency, latency, out)
+            else:
+                omit = min(n, max(0, latency - stream.position))
+                out = np.empty((channels, n - omit), np.float32)
+                stream.take(self._numbers, self._bypass, self._engines)
+                self._running = self._trimmed = True
+                self._feed(stream, samples, n, omit, out)
+            return self._layout.restore(out)
+
+    def _stream_for(self, rate: Fraction, channels: int, any_block: bool) -> HostStream:
+        """The stream there is, if it serves, else a new one."""
+        stream = self._stream
+        if stream is not None and not self._outdated:
+            setup = stream.setup
+            if (setup.rate, setup.channels) == (rate, channels) and not (any_block and setup.block is not None):
+                return stream
+        return self._prepare(rate, None, channels)
+
+    def _feed(
+        self, stream: HostStream, samples: NDArray[np.floating], count: int, omit: int, out: NDArray[np.float32]
+    ) -> None:
+        """Feed `count` samples, silence after the end of `samples`; write the output after the first `omit` to `out`."""
+        setup = stream.setup
+        if setup.block is not None:
+            count = -(-count // setup.block) * setup.block
+        size = min(setup.capacity, count)
+        padded: NDArray[np.floating] = np.zeros((setup.channels, size), samples.dtype)
+        given = np.empty((setup.channels, size), np.float32)
+        for start in range(0, count, setup.capacity):
+            stop = min(start + setup.capacity, count)
+            block = samples[:, start:stop]
+            if block.shape[1] < stop - start:
+                padded[:, : block.shape[1]] = block
+                padded[:, block.shape[1] :] = 0.0
+                block = padded[:, : stop - start]
+            stream.advance(block, given[:, : stop - start])
+            first, last = max(start, omit), min(stop, omit + out.shape[1])
+            if first < last:
+                out[:, first - omit : last - omit] = given[:, first - start : last - start]
+
+    def flush(self) -> NDArray[np.float32]:
+        """End the stream and return what it still owes: the output for the last `latency_samples` of input.
+
+        After `process(..., reset=False)` that makes the output as long as the input. Afterwards a new stream starts.
+
+        Returns
+        -------
+        float32 array
+            With the axes of the last input; without samples when there is no stream under way.
+        """
+        with self._lock:
+            stream = self._stream
+            channels = stream.setup.channels if stream else 1
+            out = np.empty((channels, 0), np.float32)
+            if stream is not None and self._running:
+                latency = stream.setup.latency
+                omit = max(0, latency - stream.position) if self._trimmed else 0
+                out = np.empty((channels, latency - omit), np.float32)
+                self._feed(stream, np.empty((channels, 0), np.float32), latency, omit, out)
+                self._restart(stream)
+            if self._trimmed:
+                return self._layout.restore(out)
+            return out[0] if self._flat else out
+
+    def process_block(
+        self, x: NDArray[np.floating], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Convert the next block of a live stream: as many samples out as in, `latency_samples` late.
+
+        Allocates no memory for audio when `out` is given.
+
+        Parameters
+        ----------
+        x : float32 or float64 array, [channels, n], or [n] for one channel
+            Any n, if `prepare` was called without a block size, else a multiple of that.
+        out : float32 array of the shape of x, optional
+            Written and returned; it may be `x` itself. A new array by default.
+
+        Raises
+        ------
+        RuntimeError
+            If `prepare` was not called.
+        ValueError, TypeError
+            If shapes, sizes or types are others than prepared for.
+        """
+        _check_audio(x)
+        with self._lock:
+            stream = self._stream
+            if stream is None or not self._promised:
+                raise RuntimeError("process_block needs prepare(sample_rate, block_size, channels) first")
+            setup = stream.setup
+            if x.ndim not in (1, 2) or (1 if x.ndim == 1 else x.shape[0]) != setup.channels:
+                raise ValueError(f"block must have the shape ({setup.channels}, n) as prepared, got {x.shape}")
+            n = x.shape[-1]
+            if setup.block is not None and n % setup.block:
+                raise ValueError(f"block must have {setup.block} samples as prepared, or a multiple of that, got {n}")
+            if out is None:
+                out = np.empty(x.shape, np.float32)
+            elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
+                raise TypeError("out must be a float32 array")
+            elif out.shape != x.shape or not out.flags.writeable:
+                raise ValueError(f"out must be writeable and have the shape of the block, {x.shape}, got {out.shape}")
+            self._flat = x.ndim == 1
+            self._running, self._trimmed = True, False
+            block, given = (x[None, :], out[None, :]) if self._flat else (x, out)
+            stream.take(self._numbers, self._bypass, self._engines)
+            for start in range(0, n, setup.capacity):
+                part = slice(start, start + setup.capacity)
+                stream.advance(block[:, part], given[:, part])
+            return out
+
+    def __repr__(self) -> str:
+        settings = " ".join(f"{name}={getattr(self, name)!r}" for name in PARAMETERS)
+        return f"<plugin_bridge.VoiceConverter {settings} at {id(self):#x}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("cannot pickle 'plugin_bridge.VoiceConverter' object")
+
+
+def _check_audio(array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"audio must be a numpy array, got {type(array).__name__}")
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise TypeError(
+            f"plugin_bridge only supports 32-bit and 64-bit floating point audio for processing, got {array.dtype}."
+        )
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def _positive(name: str, value: SupportsIndex) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
