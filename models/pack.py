@@ -6,13 +6,15 @@ import hashlib
 import os
 import re
 import stat
+import struct
 import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,10 +29,12 @@ STREAM_MODEL = "stream.onnx"
 MAX_PACK_BYTES = 512 << 20
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MEMBERS = 64
+# The zip's list of members: some 100 bytes each, and room for what other tools add.
+MAX_DIRECTORY_BYTES = 64 << 10
 # Weights hardly compress; what shrinks a hundredfold is padding made to fill the reader's memory.
 MAX_RATIO = 100
 
-# Plain file names only, so that no reader on any system can be led out of the pack or onto a device name.
+# Plain file names only: no reader on any system, nor a person who unzips a pack, is led out of its folder.
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9_-]{1,16}){0,2}")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -158,8 +162,7 @@ class VoicePack:
                     raise PackError(f"{self.path}: {STREAM_MODEL} must have the voices {names}, got {model.voices}")
                 if model.sample_rate != self.manifest.sample_rate:
                     raise PackError(
-                        f"{self.path}: {STREAM_MODEL} must run at {self.manifest.sample_rate} Hz, "
-                        f"got {model.sample_rate} Hz"
+                        f"{self.path}: {STREAM_MODEL} must run at {self.manifest.sample_rate} Hz, got {model.sample_rate} Hz"
                     )
                 self._stream_model = model
             return self._stream_model
@@ -198,15 +201,38 @@ def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Ma
         beside.unlink(missing_ok=True)
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        return zipfile.ZipFile(path)
+        # Not a pipe or a device: opening one could wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PackError(f"{path} must be a file")
+        with path.open("rb") as file:
+            _check_end(path, file)
+            with zipfile.ZipFile(file) as archive:
+                yield archive
     except FileNotFoundError:
         raise PackError(f"there is no file {path}") from None
     except OSError as error:
         raise PackError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise PackError(f"{path} is not a zip file, as a voice pack must be, or not all of one: {error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
+        raise PackError(f"{path} must be a whole zip file, but it is not: {error}") from None
+
+
+def _check_end(path: Path, file: BinaryIO) -> None:
+    """Bound what zipfile is about to read whole: the list of members, whose size stands in the file's last record."""
+    size = file.seek(0, os.SEEK_END)
+    if size > MAX_PACK_BYTES:
+        raise PackError(f"{path} must have at most {MAX_PACK_BYTES} bytes, got {size}")
+    # A pack is no zip64 and has no comment, so the record is the last 22 bytes and no locator stands before it.
+    file.seek(max(0, size - 42))
+    tail = file.read()
+    record = tail[-22:]
+    if len(record) < 22 or record[:4] != b"PK\x05\x06" or record[20:] != b"\0\0" or tail[:4] == b"PK\x06\x07":
+        raise PackError(f"{path} must be a whole zip file without a comment, but it does not end as one")
+    (directory,) = struct.unpack_from("<I", record, 12)
+    if directory > MAX_DIRECTORY_BYTES:
+        raise PackError(f"{path} must list its members in at most {MAX_DIRECTORY_BYTES} bytes, got {directory}")
 
 
 def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
@@ -246,5 +272,5 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         # zipfile never gives more than the size checked above, whatever the packed bytes would unpack to.
         return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise PackError(f"{path}: {name} cannot be unpacked: {error}") from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from models.onnx_file import OnnxFileError, check_references
 from models.schema import SampleRate, Schema, VoiceName, first_problem
 
 METADATA_KEY = "plugin_bridge"
@@ -90,6 +91,10 @@ class StreamModel:
             Naming the first thing that was expected and what came instead.
         """
         try:
+            check_references(data)
+        except OnnxFileError as error:
+            raise ModelError(f"{name} {error}") from None
+        try:
             session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"])
             text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         except Exception as error:  # the runtime's exceptions share no narrower base class
@@ -103,7 +108,19 @@ class StreamModel:
         problem = _metadata_problem(metadata) or _signature_problem(session, metadata)
         if problem:
             raise ModelError(f"{name}: {problem}")
-        return cls(session, metadata)
+        model = cls(session, metadata)
+        model._try(name)
+        return model
+
+    def _try(self, name: str) -> None:
+        """One step of silence: shapes are declared, but only running a graph shows that it keeps to them."""
+        stream = self.open()
+        try:
+            stream.step()
+        except Exception as error:
+            raise ModelError(f"{name} fails when it runs: {_first_line(error)}") from error
+        if not np.isfinite(stream.audio_out).all():
+            raise ModelError(f"{name} must turn silence into finite numbers, got NaN or infinity")
 
     def open(self) -> ModelStream:
         """A new stream at the zero state. Takes well under a millisecond."""
@@ -128,16 +145,15 @@ class ModelStream:
 
     def __init__(self, model: StreamModel) -> None:
         self._run = model._session.run_with_iobinding
-        self.audio_in: NDArray[np.float32] = np.zeros(model.chunk, np.float32)
-        self.audio_out: NDArray[np.float32] = np.zeros(model.chunk, np.float32)
-        self.voice: NDArray[np.float32] = np.zeros(len(model.voices), np.float32)
+        # The runtime holds the addresses of all these arrays: they must never be replaced.
+        self.audio_in: Final[NDArray[np.float32]] = np.zeros(model.chunk, np.float32)
+        self.audio_out: Final[NDArray[np.float32]] = np.zeros(model.chunk, np.float32)
+        self.voice: Final[NDArray[np.float32]] = np.zeros(len(model.voices), np.float32)
         self.voice[0] = 1.0
-        self.pitch_ratio: NDArray[np.float32] = np.ones(1, np.float32)
-        self.formant_ratio: NDArray[np.float32] = np.ones(1, np.float32)
+        self.pitch_ratio: Final[NDArray[np.float32]] = np.ones(1, np.float32)
+        self.formant_ratio: Final[NDArray[np.float32]] = np.ones(1, np.float32)
         # Two sets of state buffers, each in turn the input and the output of a step: the state is never copied.
-        self._states = [
-            {name: np.zeros(shape, np.float32) for name, shape in model._state_shapes.items()} for _ in range(2)
-        ]
+        self._states = [{name: np.zeros(shape, np.float32) for name, shape in model._state_shapes.items()} for _ in range(2)]
         self._bindings = [self._bind(model, now=0), self._bind(model, now=1)]
         self._now = 0
 

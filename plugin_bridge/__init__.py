@@ -17,20 +17,21 @@ __all__ = ["Board", "VoiceConverter", "voices"]
 
 
 def _require_own_packages() -> None:
-    """`dsp`, `models` and `presets` are common names: say at once, and clearly, when another file took one."""
+    """`dsp`, `models` and `presets` are common names: say at once, and clearly, when something else took one."""
     ours = Path(__file__).resolve().parent.parent
     for name in ("dsp", "models", "presets"):
         loaded = sys.modules.get(name)
-        spec = None if loaded else importlib.util.find_spec(name)
-        file = getattr(loaded, "__file__", None) if loaded else spec.origin if spec else None
-        if file is None:
+        spec = loaded.__spec__ if loaded else importlib.util.find_spec(name)
+        found = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
+        if found is None and spec is not None:
+            # A folder without __init__.py.
+            found = next(iter(spec.submodule_search_locations or ()), None)
+        if found is None:
+            raise ImportError(f"plugin_bridge needs its package {name!r} in {ours}, but it is missing; install it again")
+        if Path(found).resolve().parent != ours / name:
             raise ImportError(
-                f"plugin_bridge needs its package {name!r} in {ours}, but it is not there; install it again"
-            )
-        if Path(file).resolve().parent.parent != ours:
-            raise ImportError(
-                f"plugin_bridge needs its package {name!r} in {ours}, but {file} shadows it; "
-                "rename that file, or start Python from another folder"
+                f"plugin_bridge needs its package {name!r} in {ours}, but {found} shadows it; "
+                "rename that, or start Python from another folder"
             )
 
 

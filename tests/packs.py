@@ -152,7 +152,5 @@ def write_standard_packs(folder: Path) -> None:
     write_test_pack(folder / "delay512.voice", delay_model({"delay512": 1.0}))
     write_test_pack(folder / "delay480.voice", delay_model({"delay480": 1.0}, chunk=480, lookahead=96))
     write_test_pack(folder / "bank.voice", delay_model({"bank_a": 1.0, "bank_b": 0.5}, pitch_controls=True))
-    write_test_pack(
-        folder / "rate16k.voice", delay_model({"rate16k": 1.0}, sample_rate=16_000, chunk=208, lookahead=16)
-    )
+    write_test_pack(folder / "rate16k.voice", delay_model({"rate16k": 1.0}, sample_rate=16_000, chunk=208, lookahead=16))
     write_test_pack(folder / "accumulator.voice", accumulator_model("accumulator"))
