@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 DEFAULT_VOICE = str(PARAMETERS["voice"].default)
 FAILED = 2
 INTERRUPTED = 130
+
+# What the summary and the page tell of each conversion.
+FIGURES = ("Length", "Rate", "Channels", "Transposed", "x real time", "Peak")
+WIDE = 200  # columns, where a table goes to a file or a program: no line is broken for a screen that is not there
 
 app = typer.Typer(
     name="plugin-bridge",
@@ -69,12 +74,12 @@ def voices() -> None:
     from plugin_bridge.voices import broken_packs, find_voice
     from plugin_bridge.voices import voices as voice_names
 
-    table = Table("Voice", "Name", "Language", "Kind", "Range", "Licence")
+    table = _table("Voice", "Name", "Language", "Kind", "Range", "Licence")
     for name in voice_names():
         card = find_voice(name).card
         low, high = card.f0_range_hz
         table.add_row(name, card.display_name, card.language, card.kind, f"{low:.0f}-{high:.0f} Hz", card.licence)
-    Console().print(table)
+    _print_table(table)
     for problem in broken_packs():
         _say(f"left out: {problem}")
 
@@ -174,10 +179,10 @@ def demo(
             page = run_demo(out, names, done)
     except (ValueError, OSError) as error:
         _fail(str(error))
-    table = Table("Voice", "Speed", "Latency", "Pitch error", "Transposed", "Audio")
+    table = _table("Voice", "Speed", "Latency", "Pitch error", "Transposed", "Audio")
     for result in results:
-        table.add_row(*describe(result), str(result.path))
-    Console().print(table)
+        table.add_row(*describe(result), Text(str(result.path)))
+    _print_table(table)
     print(page.resolve())
 
 
@@ -198,7 +203,7 @@ def bench(
     except (ValueError, OSError) as error:
         _fail(str(error))
     graph, step = figures["graph"], figures["graph"]["step_ms"]
-    table = Table("What", "Value", title=f"{voice}, the network on one thread", title_justify="left")
+    table = _table("What", "Value", title=f"{voice}, on one thread")
     table.add_row("Speed", f"{graph['times_real_time']:.1f} x real time")
     table.add_row("Chunk", f"{graph['chunk']} samples ({graph['chunk_ms']:.2f} ms) at {graph['sample_rate']} Hz")
     for name, value in step.items():
@@ -207,10 +212,9 @@ def bench(
         table.add_row(f"Memory {name}", "not known here" if mib is None else f"{mib:.0f} MiB")
     for speed in figures["conversion"]:
         table.add_row(f"Conversion at {speed['sample_rate']} Hz", f"{speed['times_real_time']:.1f} x real time")
-    console = Console()
-    console.print(table)
+    _print_table(table)
     rates = sorted({row["sample_rate"] for row in figures["latency"]})
-    latency = Table("Block", *(f"{rate} Hz" for rate in rates), title="Reported latency", title_justify="left")
+    latency = _table("Block", *(f"{rate} Hz" for rate in rates), title="Reported latency in samples")
     blocks = dict.fromkeys(row["block"] for row in figures["latency"])
     for block in blocks:
         cells = [
@@ -220,7 +224,7 @@ def bench(
             if row["sample_rate"] == rate and row["block"] == block
         ]
         latency.add_row("varying" if block is None else str(block), *cells)
-    console.print(latency)
+    _print_table(latency)
     print(out.resolve())
 
 
@@ -230,12 +234,12 @@ def doctor() -> None:
     from plugin_bridge.doctor import examine
 
     healthy = True
-    table = Table("", "What", "Found", show_lines=False)
+    table = _table("State", "What", "Found")
     signs = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "missing": "[red]MISSING[/]"}
     for finding in examine():
         healthy &= finding.state != "missing"
         table.add_row(signs[finding.state], finding.what, Text(finding.detail, overflow="fold"))
-    Console().print(table)
+    _print_table(table)
     print("All that converting needs is there." if healthy else "Something that converting needs is missing.")
     raise typer.Exit(0 if healthy else 1)
 
@@ -333,21 +337,21 @@ def _convert_all(jobs: list[Job], settings: Settings, done: list[Conversion]) ->
 
 
 def _print_summary(done: list[Conversion]) -> None:
-    table = Table("Recording", "Length", "Rate", "Channels", "Transposed", "Speed", "Peak", "Written to")
+    table = _table("Written to", *FIGURES)
     for file in done:
-        table.add_row(Text(str(file.source)), *_figures(file), Text(str(file.target)))
-    Console().print(table)
+        table.add_row(Text(str(file.target)), *_figures(file))
+    _print_table(table)
 
 
 def _figures(file: Conversion) -> tuple[str, ...]:
-    """What `_print_summary` and the page tell of a conversion: length, rate, channels, transposition, speed, peak."""
+    """`FIGURES` of a conversion."""
     level = f"{20 * math.log10(file.peak):.1f} dBFS" if file.peak > 0 else "silent"
     return (
         _duration(file.seconds),
         f"{file.sample_rate:.0f} Hz",
         str(file.channels),
         f"{file.transposition:+g} semitones" if file.transposition else "no",
-        f"{file.times_real_time:.0f} x real time",
+        f"{file.times_real_time:.1f}",
         f"{level}, clipped" if file.peak > 1 else level,
     )
 
@@ -355,8 +359,7 @@ def _figures(file: Conversion) -> tuple[str, ...]:
 def _write_report(path: Path, done: list[Conversion], settings: Settings) -> None:
     from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
 
-    names = ("Recording", "Length", "Rate", "Channels", "Transposed", "Speed", "Peak")
-    rows = [names, *((file.source.name, *_figures(file)) for file in done)]
+    rows = [("Recording", *FIGURES), *((file.source.name, *_figures(file)) for file in done)]
     try:
         takes = [
             take_from_files(
@@ -364,7 +367,7 @@ def _write_report(path: Path, done: list[Conversion], settings: Settings) -> Non
                 file.source,
                 file.target,
                 settings.pitch_shift + file.transposition,
-                list(zip(names[1:], _figures(file), strict=True)),
+                list(zip(FIGURES, _figures(file), strict=True)),
             )
             for file in done[:MOST_TAKES]
         ]
@@ -411,6 +414,17 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _table(*heads: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, overflow="fold", justify="left", no_wrap=number > 0 and head in FIGURES)
+    return table
+
+
+def _print_table(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

@@ -20,7 +20,7 @@ from plugin_bridge.voices import find_voice
 
 BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
 BIT_DEPTH = 24
-EXCERPT_S = 8.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
+EXCERPT_S = 5.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
 EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
 
 Transposition = float | Literal["auto"]
@@ -116,10 +116,8 @@ def convert_file(
         converter = settings.converter(transposition)
         converter.prepare(rate, None, audio.num_channels)
         with replacing(target) as file:
-            samples, peak = _convert_stream(audio, file, target, converter, advance)
-        return Conversion(
-            source, target, samples, rate, audio.num_channels, transposition, peak, time.perf_counter() - start
-        )
+            samples, peak = _convert_stream(audio, source, file, target, converter, advance)
+        return Conversion(source, target, samples, rate, audio.num_channels, transposition, peak, time.perf_counter() - start)
 
 
 def find_transposition(audio: ReadableAudioFile, settings: Settings) -> float:
@@ -170,21 +168,24 @@ def source_median_hz(audio: ReadableAudioFile) -> float:
 
 
 def _convert_stream(
-    audio: ReadableAudioFile, file: BinaryIO, target: Path, converter: VoiceConverter, advance: Callable[[int], None]
+    audio: ReadableAudioFile,
+    source: Path,
+    file: BinaryIO,
+    target: Path,
+    converter: VoiceConverter,
+    advance: Callable[[int], None],
 ) -> tuple[int, float]:
     """Everything from `audio` through `converter` into `file`; returns the number of samples and the peak."""
     rate, channels = int(audio.samplerate), audio.num_channels
     try:
-        writer = AudioFile(
-            file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target)
-        )
+        writer = AudioFile(file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target))
     except (ValueError, RuntimeError) as error:
         raise FileError(f"{target} cannot hold {channels} channels at {rate} Hz: {str(error).rstrip('.')}") from None
     peak = 0.0
     samples = 0
     skip = converter.latency_samples
     with writer:
-        for block in _blocks(audio, converter.latency_samples):
+        for block in _blocks(audio, source, converter.latency_samples):
             converted = converter.process_block(block)[:, skip:]
             skip -= block.shape[1] - converted.shape[1]
             samples += converted.shape[1]
@@ -194,13 +195,13 @@ def _convert_stream(
     return samples, peak
 
 
-def _blocks(audio: ReadableAudioFile, latency: int) -> Iterator[NDArray[np.float32]]:
+def _blocks(audio: ReadableAudioFile, source: Path, latency: int) -> Iterator[NDArray[np.float32]]:
     """The recording as blocks [channels, n], then `latency` zeros that push the last samples out."""
     while audio.tell() < audio.frames:
         try:
             block = audio.read(BLOCK_SAMPLES)
         except RuntimeError as error:
-            raise FileError(f"{audio.name} is damaged after {audio.tell()} samples: {error}") from None
+            raise FileError(f"{source} is damaged after {audio.tell()} samples: {error}") from None
         if not block.shape[1]:
             break  # shorter than its header promised
         yield block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -42,19 +42,23 @@ def open_audio(path: Path) -> Iterator[ReadableAudioFile]:
         raise FileError(f"there is no file {path}")
     if not path.is_file():
         raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
-    try:
-        with path.open("rb") as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
             if not file.read(1):
                 raise FileError(f"{path} is an empty file, without any audio")
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
-    try:
-        audio = AudioFile(str(path))
-    except (ValueError, RuntimeError, TypeError):
-        raise FileError(
-            f"{path} holds no audio in a format that can be read ({_listed(readable_suffixes())})"
-        ) from None
-    with audio:
+        except OSError as error:
+            raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+        try:
+            try:
+                audio = AudioFile(str(path))  # by name: some systems read some formats only so
+            except TypeError:  # the name's bytes are no text
+                file.seek(0)
+                audio = AudioFile(file)
+        except (ValueError, RuntimeError):
+            formats = _listed(readable_suffixes())
+            raise FileError(f"{path} holds no audio in a format that can be read ({formats})") from None
+        stack.enter_context(audio)
         if not (audio.frames and audio.num_channels):
             raise FileError(f"{path} is an audio file of 0 samples: there is nothing to convert")
         yield audio
@@ -91,11 +95,11 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
 
     A folder stands for all the audio in it, in its subfolders too, whose tree is kept. One file goes to the file
     `output`, or into it if it is a folder; several go into the folder `output`, as the format they have if that is
-    lossless, else as WAV.
+    lossless, else as WAV. What has no suffix is a folder.
     """
     jobs: list[Job] = []
     problems: list[str] = []
-    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir() or str(output).endswith(("/", os.sep))
+    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir() or not output.suffix
     if into_folder and output.is_file():
         return [], [f"{output} is a file, but several recordings need a folder to go to"]
     for source in inputs:
@@ -135,8 +139,7 @@ def format_of(path: Path) -> str:
 
 def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
     if job.target.suffix.lower() not in WRITABLE:
-        found = f"not {job.target.suffix!r}" if job.target.suffix else "but has none"
-        return f"{job.target} needs a suffix that names its format ({_listed(WRITABLE)}), {found}"
+        return f"{job.target} needs a suffix that names its format ({_listed(WRITABLE)}), not {job.target.suffix!r}"
     if job.target in taken:
         return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
     with suppress(OSError):  # one of the two is not there: they are not the same

@@ -1,0 +1,322 @@
+"""The command line as a user runs it: real files, real processes, exit codes, sentences."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from pedalboard.io import AudioFile
+from typer.testing import CliRunner
+
+from plugin_bridge.cli import app
+
+
+def run(*arguments):
+    """The program in this process: exit code, standard output, standard error."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def start(*arguments, **options):
+    """The program in a process of its own."""
+    command = [sys.executable, "-m", "plugin_bridge", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def write_audio(path, seconds=0.5, channels=1, rate=48000, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = np.random.default_rng(0).uniform(-0.5, 0.5, (channels, rate)).astype(np.float32)
+    with AudioFile(str(path), "w", rate, channels, **options) as file:
+        for _ in range(int(seconds)):
+            file.write(block)
+        file.write(block[:, : round(seconds % 1 * rate)])
+    return path
+
+
+def read_audio(path):
+    with AudioFile(str(path)) as file:
+        return file.read(file.frames)
+
+
+def one_sentence(result):
+    """Its single complaint on standard error, which is a line of its own and no traceback."""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("plugin-bridge: "), result.stderr
+    return lines[0].removeprefix("plugin-bridge: ")
+
+
+def folder_is_tidy(folder):
+    return not [path for path in folder.rglob("*") if ".part" in path.name or path.name.startswith(".")]
+
+
+def test_a_recording_is_converted_in_a_process_of_its_own(tmp_path):
+    source = write_audio(tmp_path / "a.wav", 1.0, channels=2, rate=44100)
+    process = start("convert", source, tmp_path / "b.flac", "--voice", "delay512")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and errors == ""
+    for word in ("b.flac", "1.0 s", "44100 Hz", "x real time", "dBFS"):
+        assert word in output
+    with AudioFile(str(tmp_path / "b.flac")) as file:
+        assert (file.frames, file.samplerate, file.num_channels) == (44100, 44100, 2)
+    assert folder_is_tidy(tmp_path)
+
+
+def test_a_folder_is_converted_in_its_tree(tmp_path):
+    for name in ("a.wav", "verse/b.wav", "verse/takes/c.flac"):
+        write_audio(tmp_path / "in" / name)
+    result = run("convert", tmp_path / "in", tmp_path / "out", "--voice", "delay512")
+    assert result.exit_code == 0 and result.stderr == ""
+    for name in ("a.wav", "verse/b.wav", "verse/takes/c.flac"):
+        wanted, got = read_audio(tmp_path / "in" / name), read_audio(tmp_path / "out" / name)
+        assert got.shape == wanted.shape and np.abs(got - wanted).max() < 1e-4
+    assert folder_is_tidy(tmp_path / "out")
+
+
+def test_the_rest_of_a_batch_is_done(tmp_path):
+    good = [write_audio(tmp_path / "in" / name) for name in ("a.wav", "e.wav")]
+    (tmp_path / "in" / "b.wav").write_bytes(b"RIFF no audio at all")
+    (tmp_path / "in" / "c.wav").touch()
+    write_audio(tmp_path / "in" / "d.wav", 0.0)
+    result = run("convert", tmp_path / "in", tmp_path / "missing.wav", tmp_path / "out", "--voice", "delay512")
+    assert result.exit_code == 2
+    assert {path.name for path in (tmp_path / "out").rglob("*.wav")} == {path.name for path in good}
+    complaints = result.stderr.strip().splitlines()
+    assert len(complaints) == 4 and all(line.startswith("plugin-bridge: ") for line in complaints)
+    for name in ("b.wav", "c.wav", "d.wav", "missing.wav"):
+        assert sum(name in line for line in complaints) == 1
+    assert folder_is_tidy(tmp_path / "out")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_one_sample_is_a_recording_too(tmp_path, channels):
+    block = np.full((channels, 1), 0.25, np.float32)
+    with AudioFile(str(tmp_path / "a.wav"), "w", 48000, channels) as file:
+        file.write(block)
+    result = run("convert", tmp_path / "a.wav", tmp_path / "b.wav", "--voice", "delay512", "--transpose", "auto")
+    assert result.exit_code == 0, result.stderr
+    assert np.abs(read_audio(tmp_path / "b.wav") - block).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--voice", "nobody"], r"no voice is called 'nobody', there are .*bank_a.*delay512"),
+        (["--voice", "bank_a=1,nobody=1"], r"no voice is called 'nobody'"),
+        (["--voice", "bank_a=much"], r"the weight of bank_a must be a number, not 'much'"),
+        (["--voice", "bank_a=0.5,delay512=0.5"], r"must come from one pack"),
+        (["--pitch", "25"], r"pitch_shift must be between -24 and 24 semitones, got 25"),
+        (["--mix", "nan"], r"mix must be between 0 and 1"),
+        (["--transpose", "up"], r"--transpose must be a number or auto, not 'up'"),
+        (["--transpose", "inf"], r"--transpose must be a number or auto"),
+        (["--transpose", "20", "--pitch", "20"], r"pitch_shift must be between -24 and 24 semitones, got 40"),
+        (["--engine", "song"], r"the engine must be stream, not 'song'"),
+    ],
+)
+def test_what_makes_no_sense_is_told_once(tmp_path, options, sentence):
+    sources = [write_audio(tmp_path / name) for name in ("a.wav", "b.wav")]
+    voice = [] if "--voice" in options else ["--voice", "delay512"]
+    result = run("convert", *sources, tmp_path / "out", *voice, *options)
+    assert result.exit_code == 2 and re.search(sentence, one_sentence(result))
+    assert not (tmp_path / "out").exists()
+
+
+def test_arguments_that_are_missing_are_told():
+    result = run("convert", "a.wav")
+    assert result.exit_code == 2 and "at least one recording and, last, the file or folder" in one_sentence(result)
+    assert run("convert").exit_code == 2
+    assert run("sing").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sentence"),
+    [
+        ("missing.wav", "b.wav", "there is no file"),
+        ("a.wav", "a.wav", "both input and output"),
+        ("a.wav", "b.xyz", "needs a suffix"),
+        ("a.wav", "nowhere", None),
+        ("empty", "out", "holds no audio files"),
+        ("a.wav", "a.wav/b.wav", "cannot be written|Not a directory|File exists"),
+    ],
+)
+def test_files_that_cannot_be_are_told(tmp_path, source, target, sentence):
+    original = write_audio(tmp_path / "a.wav").read_bytes()
+    (tmp_path / "empty").mkdir()
+    result = run("convert", tmp_path / source, f"{tmp_path}/{target}", "--voice", "delay512")
+    if sentence is None:  # a folder that is not there yet is made
+        assert result.exit_code == 0 and (tmp_path / "nowhere" / "a.wav").exists()
+    else:
+        assert result.exit_code == 2 and re.search(sentence, one_sentence(result))
+    assert (tmp_path / "a.wav").read_bytes() == original
+    assert folder_is_tidy(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_told(tmp_path):
+    source = write_audio(tmp_path / "a.wav")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    result = run("convert", source, tmp_path / "locked" / "b.wav", "--voice", "delay512")
+    assert result.exit_code == 2 and "Permission denied" in one_sentence(result)
+
+
+def test_a_broken_pack_is_told(tmp_path):
+    source = write_audio(tmp_path / "a.wav")
+    (tmp_path / "x.voice").write_bytes(b"PK no zip")
+    result = run("convert", source, tmp_path / "b.wav", "--voice", tmp_path / "x.voice")
+    assert result.exit_code == 2 and "x.voice" in one_sentence(result)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_full_disk_is_told_and_left_as_it_was(tmp_path, tiny_disk, suffix):
+    long, short = write_audio(tmp_path / "in" / "a.wav", 20.0), write_audio(tmp_path / "in" / "b.wav", 0.5)
+    (tiny_disk / f"a.{suffix}").write_bytes(b"an earlier conversion")
+    result = run("convert", long, tiny_disk / f"a.{suffix}", "--voice", "delay512")
+    assert result.exit_code == 2 and "No space left on device" in one_sentence(result)
+    assert [path.name for path in tiny_disk.iterdir()] == [f"a.{suffix}"]
+    assert (tiny_disk / f"a.{suffix}").read_bytes() == b"an earlier conversion"
+    # What does fit is done.
+    result = run("convert", long, short, tiny_disk, "--voice", "delay512")
+    assert result.exit_code == 2 and "a.wav" in one_sentence(result)
+    assert read_audio(tiny_disk / "b.wav").shape == (1, 24000) and folder_is_tidy(tiny_disk)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
+def test_a_file_over_the_allowed_size_is_told(tmp_path):
+    """The same path as a full disk, where no disk may be made: the system refuses to let the file grow."""
+    source = write_audio(tmp_path / "a.wav", 5.0)
+    command = f"ulimit -f 100; exec {sys.executable} -m plugin_bridge convert a.wav b.wav --voice delay512"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr == "plugin-bridge: b.wav cannot be written: File too large\n"
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, number, code):
+    first, long = write_audio(tmp_path / "a.wav", 1.0), write_audio(tmp_path / "b.wav", 600.0, rate=8000)
+    out = tmp_path / "out"
+    process = start("convert", first, long, out, "--voice", "accumulator")
+    deadline = time.monotonic() + 60
+    while not (out / "a.wav").exists() or not list(out.glob(".*.part")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in errors
+    assert [path.name for path in out.iterdir()] == ["a.wav"] and read_audio(out / "a.wav").shape == (1, 48000)
+    if number == signal.SIGINT:
+        assert "1 of 2 recordings are done" in errors and "a.wav" in output
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
+    sources = [write_audio(tmp_path / "in" / f"{name}.wav", 1.0) for name in ("a", "<b> & [red]c")]
+    result = run("convert", *sources, tmp_path / "out", "--voice", "delay512", "--report", tmp_path / "page.html", "--pitch", "3")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1] == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt; &amp; [red]c.wav" in page and "<b>" not in page
+    assert page.count('src="data:audio/flac;base64,') == 4 and page.count('src="data:image/png;base64,') == 2
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://""", page)
+
+
+def test_a_report_that_cannot_be_written_is_told(tmp_path):
+    source = write_audio(tmp_path / "a.wav")
+    page = tmp_path / "nowhere" / "page.html"
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page)
+    assert result.exit_code == 2 and str(page) in one_sentence(result)
+    assert (tmp_path / "b.wav").exists()
+
+
+def test_file_names_may_be_anything(tmp_path):
+    """Markup of the terminal, umlauts, and bytes that are no text."""
+    names = ["[bold]x[red].wav", "Überstück – 歌.wav"]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"caf\xe9.wav"))
+    plain = write_audio(tmp_path / "plain.wav")
+    for name in names:
+        os.makedirs(tmp_path / "in", exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(plain.read_bytes())
+    process = start("convert", tmp_path / "in", tmp_path / "out", "--voice", "delay512")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(names)
+    assert "[bold]" in output
+
+
+def test_voices_are_listed_and_broken_packs_told(tmp_path, monkeypatch):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "bad.voice").write_bytes(b"no pack")
+    monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", os.pathsep.join([os.environ["PLUGIN_BRIDGE_VOICES"], str(folder)]))
+    result = run("voices")
+    assert result.exit_code == 0
+    for name in ("delay512", "bank_a", "bank_b", "CC0-1.0", "60-1100 Hz"):
+        assert name in result.stdout
+    assert "bad.voice" in one_sentence(result)
+
+
+def test_bench_prints_and_writes_what_it_measures(tmp_path):
+    result = run("bench", "--voice", "delay512", "--seconds", "1", "--out", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    step = figures["graph"]["step_ms"]
+    assert 0 < step["p50"] <= step["p95"] <= step["p99"] <= step["max"]
+    assert figures["graph"]["times_real_time"] > 0
+    assert figures["graph"]["chunk_ms"] == pytest.approx(512 / 48)
+    latency = {(row["sample_rate"], row["block"]): row["latency_samples"] for row in figures["latency"]}
+    # Look-ahead 256, chunk 512: 256 + 512 - gcd(H, 512), and 256 + 511 where H varies.
+    assert [latency[48000, block] for block in (64, 128, 256, 512, 1024, None)] == [704, 640, 512, 256, 256, 767]
+    assert {rate for rate, _ in latency} == {44100, 48000, 96000}
+    assert all(row["latency_ms"] == pytest.approx(1e3 * row["latency_samples"] / row["sample_rate"]) for row in figures["latency"])
+    assert {row["sample_rate"] for row in figures["conversion"]} == {44100, 48000, 96000}
+    if sys.platform == "linux":
+        assert 10 < figures["memory_mib"]["resident"] < figures["memory_mib"]["peak"] * 1.01
+    assert run("bench", "--voice", "nobody", "--out", tmp_path / "x.json").exit_code == 2
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_doctor_finds_an_installation_healthy():
+    result = run("doctor")
+    assert result.exit_code == 0, result.stdout
+    for word in ("Python", "onnxruntime", "pyworld-prebuilt", "PortAudio", "CPU threads", "Training", "delay512"):
+        assert word in result.stdout
+
+
+def test_doctor_finds_a_broken_pack(tmp_path, monkeypatch):
+    (tmp_path / "bad.voice").write_bytes(b"no pack")
+    monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", os.pathsep.join([os.environ["PLUGIN_BRIDGE_VOICES"], str(tmp_path)]))
+    result = run("doctor")
+    assert result.exit_code == 1 and "bad.voice" in result.stdout.replace("\n", "").replace(" ", "")
+
+
+def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_path):
+    missing = run("train", "me", tmp_path / "nowhere")
+    assert missing.exit_code == 2 and "is not a folder" in one_sentence(missing)
+    work = tmp_path / "begun"
+    work.mkdir()
+    nothing = run("train", "me", tmp_path, "--work", work, "--resume")
+    assert nothing.exit_code == 2 and "holds no training to go on with" in one_sentence(nothing)
+    (work / "checkpoint").touch()
+    begun = run("train", "me", tmp_path, "--work", work)
+    assert begun.exit_code == 2 and "--resume" in one_sentence(begun)
+
+
+def test_help_is_there_for_every_command():
+    for command in ("voices", "convert", "demo", "bench", "train", "doctor"):
+        result = run(command, "--help")
+        assert result.exit_code == 0 and "Usage" in result.stdout
