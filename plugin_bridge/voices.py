@@ -67,7 +67,7 @@ def find_voice(name: str) -> VoiceAddress:
     if name in addresses:
         return addresses[name]
     there_are = f"there are {', '.join(addresses)}" if addresses else "there are no voices at all"
-    left_out = f" ({len(broken)} broken packs were left out)" if broken else ""
+    left_out = f"; {_counted(len(broken))} left out, see plugin-bridge doctor" if broken else ""
     raise UnknownVoiceError(f"no voice is called {name!r}, {there_are}{left_out}")
 
 
@@ -76,6 +76,10 @@ def user_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("plugin_bridge", appauthor=False)) / "voices"
+
+
+def _counted(packs: int) -> str:
+    return "1 broken pack was" if packs == 1 else f"{packs} broken packs were"
 
 
 def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
@@ -113,7 +117,7 @@ def _folders() -> Iterator[Path]:
 class _Opened:
     """A pack as it was when the file had this stamp; only one of the last two is set."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, int, int]
     addresses: list[VoiceAddress]
     problem: str
 
@@ -130,9 +134,9 @@ def _pack_addresses(path: Path) -> list[VoiceAddress]:
     with _opened_lock:
         try:
             status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         except OSError:
-            stamp = (-1, -1)
+            stamp = (-1, -1, -1)
         known = _opened.get(path)
         if known is None or known.stamp != stamp:
             try:
