@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from dsp.history import History
@@ -31,8 +32,9 @@ STOP_BAND = 86.0
 # (pi / PHASES)^2 / 8 of the amplitude at Nyquist, -114 dB.
 MOST_EXACT_PHASES, PHASES = 1024, 1024
 
-# Output samples computed in one go: the scratch of a step (rows * taps) then stays in the processor's second-level cache.
-ROWS = 256
+# Output samples computed in one go, at most, and the size of the scratch for the input that they see: a step then stays in
+# the processor's second-level cache.
+ROWS, SCRATCH = 256, 1 << 16
 
 
 def exact_rate(rate: float) -> Fraction:
@@ -122,16 +124,20 @@ class Resampler:
         if in_rate != out_rate:
             self._filter = _design(in_rate, out_rate, self._unit)
             taps = 2 * self.reach
-            self._steps = self._step * np.arange(ROWS, dtype=np.int64)
-            self._taps = np.arange(taps, dtype=np.int64)[None, :]
-            self._behind = np.empty(ROWS, np.int64)
-            self._whole = np.empty(ROWS, np.int64)
-            self._phase = np.empty(ROWS, np.int64)
-            self._fraction = np.empty(ROWS, np.float32)
-            self._correction = np.empty(ROWS, np.float32)
-            self._columns = np.empty((ROWS, taps), np.int64)
-            self._window = np.empty((ROWS, taps), np.float32)
-            self._row = np.empty((ROWS, taps), np.float32)
+            # Every stretch of `taps` input samples, as views into the history, and how far apart the useful ones lie.
+            self._stretches = sliding_window_view(self._history.store, taps, axis=1)
+            self._stride = int(step) if step.denominator == 1 else 1
+            seen = step / self._stride  # stretches per output
+            rows = min(ROWS, max(1, math.floor((SCRATCH // taps - 2) / seen)))
+            self._steps = self._step * np.arange(rows, dtype=np.int64)
+            self._behind = np.empty(rows, np.int64)
+            self._whole = np.empty(rows, np.int64)
+            self._phase = np.empty(rows, np.int64)
+            self._fraction = np.empty(rows, np.float32)
+            self._correction = np.empty(rows, np.float32)
+            self._seen = np.empty((math.ceil(rows * seen) + 2, taps), np.float32)
+            self._window = np.empty((rows, taps), np.float32)
+            self._row = np.empty((rows, taps), np.float32)
         elif self._unit != 1:
             raise ValueError(f"delay between equal rates must be a whole number of samples, got {delay}")
         self._pulled = 0
@@ -146,7 +152,7 @@ class Resampler:
         """Output samples that can be pulled now."""
         # Output j needs input ceil(position) + reach - 1, which must be below `end`.
         last = ((self._history.end - self.reach) * self._unit + self._delay) // self._step
-        return last + 1 - self._pulled
+        return max(0, last + 1 - self._pulled)
 
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take input [channels, n]."""
@@ -160,14 +166,15 @@ class Resampler:
             out[:] = self._history.window(start, start + n)
             self._pulled += n
             return
-        for first in range(0, n, ROWS):
-            self._convolve(self._filter, out[:, first : first + ROWS])
+        rows = len(self._steps)
+        for first in range(0, n, rows):
+            self._convolve(self._filter, out[:, first : first + rows])
 
     def _convolve(self, design: _Filter, out: NDArray[np.float32]) -> None:
-        """The next out.shape[1] <= ROWS outputs."""
+        """The next out.shape[1] outputs, no more than there are rows in the scratch."""
         n = out.shape[1]
         behind, whole, phase = self._behind[:n], self._whole[:n], self._phase[:n]
-        columns, window, row = self._columns[:n], self._window[:n], self._row[:n]
+        window, row = self._window[:n], self._row[:n]
 
         # How far each output lies behind the input sample just at or after the first one, split into whole input samples
         # (negative: ahead) and a phase in 0 .. unit - 1.
@@ -177,25 +184,28 @@ class Resampler:
         np.floor_divide(behind, self._unit, out=whole)
         np.multiply(whole, -self._unit, out=phase)
         phase += behind
-        np.subtract(self._history.column(ceiling - self.reach), whole, out=whole)  # the column of the oldest tap
-        np.add(whole[:, None], self._taps, out=columns)
+        # The stretches that the outputs see, counted from the first one's.
+        np.floor_divide(whole, -self._stride, out=whole)
+        oldest, count = self._history.column(ceiling - self.reach), int(whole[-1]) + 1
+        stretches = self._stretches[:, oldest : oldest + count * self._stride : self._stride]
 
+        seen = self._seen[:count]
+        fraction, correction, index = self._fraction[:n], self._correction[:n], phase
         if design.slopes is not None:
             phase *= PHASES
-            np.floor_divide(phase, self._unit, out=whole)
-            np.multiply(whole, -self._unit, out=behind)
-            behind += phase
-            np.divide(behind, self._unit, out=self._fraction[:n], casting="same_kind")
-            phase = whole
+            index = behind
+            np.floor_divide(phase, self._unit, out=index)
+            np.divide(phase, self._unit, out=fraction, casting="same_kind")
+            fraction -= index
 
         for channel in range(out.shape[0]):
-            np.take(self._history.store[channel], columns, out=window, mode="clip")
-            np.take(design.rows, phase, axis=0, out=row, mode="clip")
+            np.copyto(seen, stretches[channel])
+            np.take(seen, whole, axis=0, out=window, mode="clip")
+            np.take(design.rows, index, axis=0, out=row, mode="clip")
             np.einsum("nk,nk->n", window, row, out=out[channel])
             if design.slopes is not None:
-                correction = self._correction[:n]
-                np.take(design.slopes, phase, axis=0, out=row, mode="clip")
+                np.take(design.slopes, index, axis=0, out=row, mode="clip")
                 np.einsum("nk,nk->n", window, row, out=correction)
-                correction *= self._fraction[:n]
+                correction *= fraction
                 out[channel] += correction
         self._pulled += n
