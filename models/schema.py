@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # Names are typed on command lines and sent over OSC, hence lower case and no spaces.
-VoiceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+VoiceName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # No control characters: these strings reach terminals, where they could act.
 Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]

@@ -157,13 +157,14 @@ def convert(
 
 @app.command()
 def demo(
+    voices: Annotated[list[str] | None, typer.Argument(help="Voices to hear; all by default.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo_out"),
 ) -> None:
     """Convert the bundled sung phrase to every voice, and make a page to look at and listen to."""
-    from plugin_bridge.demo import DemoResult, describe, run_demo
+    from plugin_bridge.demo import HEADS, DemoResult, describe, run_demo
     from plugin_bridge.voices import voices as voice_names
 
-    names = voice_names()
+    names = voices or voice_names()
     if not names:
         _fail("there are no voices at all; `plugin-bridge doctor` says more")
     results: list[DemoResult] = []
@@ -179,7 +180,7 @@ def demo(
             page = run_demo(out, names, done)
     except (ValueError, OSError) as error:
         _fail(str(error))
-    table = _table("Voice", "Speed", "Latency", "Pitch error", "Transposed", "Audio")
+    table = _table(*HEADS, "Audio")
     for result in results:
         table.add_row(*describe(result), Text(str(result.path)))
     _print_table(table)
@@ -274,7 +275,8 @@ def train(
     if resume and not started:
         _fail(f"{work} holds no training to go on with")
     try:
-        from models.source_filter.train import TrainingProgress, train_voice
+        from models.source_filter.adapt import train_voice
+        from models.source_filter.train import TrainingProgress
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {TRAIN_REMEDY}")
 

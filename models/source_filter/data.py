@@ -12,19 +12,26 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
-import tomllib
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0
 
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".m4a"}
 CONFIDENCE = 0.5  # SwiftF0's probability from which a frame counts as voiced
 F0_RANGE_HZ = (60.0, 1100.0)
+SHORTEST = SAMPLE_RATE // 2  # shorter is a click or a cough
+LONGEST = 30 * SAMPLE_RATE  # an hour in one file still gives clips to hold out
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Corpus:
 
     folder: str
     voice: str
-    hold_out: int = 10  # every n-th file is kept out of training
+    hold_out: int = 10  # every n-th clip is kept out of training
     bandwidth_hz: float = 24_000.0  # above this the recording says nothing about the voice
 
 
@@ -61,10 +68,15 @@ class Crop:
     bandwidth_hz: NDArray[np.float32]  # [batch]
 
 
-def read_corpora(config: Path) -> list[Corpus]:
+def read_table(recipe: Path, name: str) -> Any:
+    """The table `name`, or the list of tables, of a recipe (TOML)."""
+    with recipe.open("rb") as file:
+        return tomllib.load(file)[name]
+
+
+def read_corpora(recipe: Path) -> list[Corpus]:
     """The `[[corpus]]` tables of a recipe."""
-    with config.open("rb") as file:
-        return [Corpus(**table) for table in tomllib.load(file)["corpus"]]
+    return [Corpus(**table) for table in read_table(recipe, "corpus")]
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -73,13 +85,23 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def load_mono(path: Path) -> NDArray[np.float32]:
-    """A recording as float32 [samples] at 48 kHz, channels averaged."""
-    with AudioFile(str(path)) as file:
-        audio = file.read(file.frames).mean(0, dtype=np.float32)
-        rate = float(file.samplerate)
+    """A recording as float32 [samples] at 48 kHz, channels averaged; ValueError, one sentence, if it is not readable."""
+    try:
+        with AudioFile(str(path)) as file:
+            audio = file.read(file.frames).mean(0, dtype=np.float32)
+            rate = float(file.samplerate)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"expected a readable recording, but {path} is not one ({error})") from None
     if rate != SAMPLE_RATE:
         audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
     return np.nan_to_num(np.asarray(audio, dtype=np.float32))
+
+
+def pieces(audio: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Cut a recording into equal pieces of at most `LONGEST` samples, each a whole number of chunks."""
+    count = max(1, -(-len(audio) // LONGEST))
+    length = len(audio) // count // CHUNK * CHUNK
+    return [audio[k * length : (k + 1) * length] for k in range(count)]
 
 
 def fill_unvoiced(f0: NDArray[np.float64], voiced: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -112,31 +134,28 @@ def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, in
     if (out / "index.json").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [(c, i, f) for c in corpora for i, f in enumerate(audio_files(root / c.folder))]
+    jobs = [(corpus, path) for corpus in corpora for path in audio_files(root / corpus.folder)]
     for corpus in corpora:
         if not any(job[0] is corpus for job in jobs):
             raise ValueError(f"expected recordings in {root / corpus.folder}, found no audio file there")
     tracker = SwiftF0(threads=1, spin=False)
     clips: list[Clip] = []
+    numbers = dict.fromkeys(corpora, 0)
     start = 0
     with (out / "audio.i16").open("wb") as audio_file, (out / "f0.f32").open("wb") as f0_file:
-        for done, (corpus, number, path) in enumerate(jobs):
-            try:
-                audio = load_mono(path)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise ValueError(f"expected a readable recording, but {path} is not one ({error})") from None
-            audio = audio[: len(audio) // CHUNK * CHUNK]
-            if len(audio) < SAMPLE_RATE // 2:
-                continue
-            f0, voicing = track_hops(audio, tracker)
-            (np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(audio_file)
-            np.stack([f0, voicing], 1).astype("<f4").tofile(f0_file)
-            speaker = corpus.voice or f"{corpus.folder}/{path.stem}"
-            held_out = number % corpus.hold_out == corpus.hold_out - 1
-            clips.append(
-                Clip(str(path.relative_to(root)), speaker, bool(corpus.voice), start, len(audio), corpus.bandwidth_hz, held_out)
-            )
-            start += len(audio)
+        for done, (corpus, path) in enumerate(jobs):
+            for audio in pieces(load_mono(path)):
+                numbers[corpus] += 1
+                if len(audio) < SHORTEST:
+                    continue
+                f0, voicing = track_hops(audio, tracker)
+                (np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(audio_file)
+                np.stack([f0, voicing], 1).astype("<f4").tofile(f0_file)
+                speaker = corpus.voice or f"{corpus.folder}/{path.stem}"
+                held_out = numbers[corpus] % corpus.hold_out == 0
+                where = str(path.relative_to(root))
+                clips.append(Clip(where, speaker, bool(corpus.voice), start, len(audio), corpus.bandwidth_hz, held_out))
+                start += len(audio)
             if report:
                 report(done + 1, len(jobs))
     partial = out / "index.json.partial"
@@ -196,7 +215,3 @@ class Recordings:
                 pool = [c for c in self.clips if c.speaker == voice and c.held_out == held_out]
             length = np.array([c.samples for c in pool], np.float64)
             yield pool[int(rng.choice(len(pool), p=length / length.sum()))]
-
-
-if sys.version_info < (3, 11):  # pragma: no cover
-    raise ImportError("training expects Python 3.11 or newer (tomllib), running a voice does not")

@@ -7,9 +7,9 @@ side. So what is complete after the step is [512 c - 256, 512 c + 256): look-ahe
 
 from __future__ import annotations
 
-import io
 import json
 import math
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class StepGraph(nn.Module):
         self.magnitude_bias = constant(np.stack([bias, np.zeros_like(bias)], 1).reshape(FFT))
         noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
         self.noise = constant(noise.reshape(-1, FFT))
-        self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]  # type: ignore[list-item]
+        self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
         self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -201,15 +201,15 @@ def export_stream(
     weights[0, 0] = 1.0
     inputs = (torch.zeros(1, CHUNK), weights, torch.ones(1), torch.ones(1), *(torch.zeros(s) for s in shapes.values()))
     outputs = ["audio_out", *(f"next_state_{name}" for name in shapes)]
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of the constants that we mean it to keep
+        names, path = graph.input_names(), str(Path(folder) / "graph.onnx")
         torch.onnx.export(
-            graph, inputs, buffer, opset_version=OPSET, dynamo=False, input_names=graph.input_names(), output_names=outputs
+            graph, inputs, path, opset_version=OPSET, dynamo=False, input_names=names, output_names=outputs
         )
-    model = onnx.load_from_string(buffer.getvalue())
-    if integer:
-        model = quantised(model)
+        model = onnx.load(path)
+        if integer:
+            model = quantised(model, Path(folder))
     halve_noise(model)
     config = network.config
     blocks = (config.encoder_blocks + config.decoder_blocks) * (config.kernel - 1) * CHUNK
@@ -227,16 +227,14 @@ def export_stream(
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
-def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+def quantised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """Dynamic int8 of the blocks' two matrices, per output channel; the rest stays float32.
 
     Where pitch, phase or filters are computed, eight bits are audible; in the blocks they are not.
     """
-    import tempfile
-
     inside = [
         node.name
         for node in model.graph.node
@@ -244,11 +242,10 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     ]
     # The quantiser first splits each Gemm into a product and a sum, and names the product so.
     inside = [f"{name}_MatMul" for name in inside]
-    with tempfile.TemporaryDirectory() as folder:
-        plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
-        onnx.save(model, plain)
-        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=inside)
-        return onnx.load(small)
+    plain, small = folder / "plain.onnx", folder / "small.onnx"
+    onnx.save(model, plain)
+    quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=inside)
+    return onnx.load(small)
 
 
 def halve_noise(model: onnx.ModelProto) -> None:

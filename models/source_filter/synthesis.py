@@ -100,7 +100,8 @@ class Filter(nn.Module):
     def noise_spectrum(self, hop: Tensor) -> Tensor:
         """Spectrum [..., 2, BINS] (real, imaginary) of the noise under the frames of the hops with these numbers, int64 [...]."""
         first, second = NOISE_FRAMES
-        return (self.noise[hop % first] + self.noise[first + hop % second]).unflatten(-1, (2, BINS))
+        rows = self.noise[hop % first] + self.noise[first + hop % second]
+        return torch.stack(torch.split(rows, BINS, dim=-1), -2)
 
     def forward(self, pulses: Tensor, hop: Tensor, harmonic: Tensor, noise: Tensor) -> Tensor:
         """All frames of a clip at once, for training.

@@ -9,6 +9,7 @@ no pretrained network. Step n draws all its randomness from (seed, n), so a run 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.source_filter.data import Crop, Recordings, pack, read_corpora, tomllib
+from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
 from models.source_filter.synthesis import Filter, pulse_train
+from models.source_filter.weights import Trained
 
 LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
 
@@ -110,9 +112,9 @@ class Trainer(nn.Module):
             agreement = (content - other).square().mean()
             content = self.network.disturb(content)
         hops = slice(2 * first, None)
-        by_chunk = (x[:, hops].unflatten(1, (-1, 2)) for x in (f0, voicing))
+        pitch, voiced = (x[:, hops].unflatten(1, (-1, 2)) for x in (f0, voicing))
         voice = self.network.voices(torch.from_numpy(crop.speaker))[:, None]
-        gains = self.network.decoder(content, prosody(*by_chunk, relative[:, first:]), voice)
+        gains = self.network.decoder(content, prosody(pitch, voiced, relative[:, first:]), voice)
         gains = (gains + loudness[:, first:, :, None, None]).flatten(1, 2)[:, 2 * config.warm_chunks : -1]
 
         # The last hop has no successor to glide to.
@@ -153,17 +155,20 @@ def fit(
     steps: int,
     report: Callable[[TrainingProgress], None],
     *,
-    initial: Callable[[NetworkConfig], Network] = Network,
+    start: Trained | None = None,
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_at: float = float("inf"),
-) -> Network:
-    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/checkpoint.pt; returns the averaged network."""
+) -> Trained:
+    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/checkpoint.pt; returns the averaged network.
+
+    `start` is a network to adapt instead of a fresh one; its parameters that require no gradient stay as they are.
+    """
     torch.manual_seed(config.seed)
-    network_config = NetworkConfig(voices=len(recordings.speakers))
-    trainer = Trainer(initial(network_config), config)
-    average = Network(network_config)
-    average.load_state_dict(trainer.network.state_dict())
+    network = copy.deepcopy(start.network) if start else Network(NetworkConfig(voices=len(recordings.speakers)))
+    trainer = Trainer(network, config)
+    trainer.mean.prior.copy_(start.prior if start else long_term_mean(trainer, recordings, config))
+    average = copy.deepcopy(network)
     trained = [p for p in trainer.network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = 0
@@ -175,8 +180,6 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
         trainer.mean.prior.copy_(state["prior"])
-    else:
-        trainer.mean.prior.copy_(long_term_mean(trainer, recordings, config))
 
     chunks = config.context_chunks + config.warm_chunks + config.chunks
     held_out = recordings.crop(np.random.default_rng(config.seed), config.batch, chunks, 0.0, held_out=True)
@@ -219,7 +222,7 @@ def fit(
             write()
             saved = time.monotonic()
     write()
-    return average
+    return Trained(average.eval(), trainer.mean.prior.clone(), recordings.voices)
 
 
 def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingConfig) -> Tensor:
@@ -241,8 +244,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
-    with arguments.recipe.open("rb") as file:
-        config = TrainingConfig(**tomllib.load(file)["training"])
+    config = TrainingConfig(**read_table(arguments.recipe, "training"))
     began = time.monotonic()
 
     def report(progress: TrainingProgress) -> None:

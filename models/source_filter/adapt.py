@@ -1,0 +1,87 @@
+"""A new voice from a folder of recordings: the shipped base, adapted."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.pack import VoiceCard
+from models.schema import NAME_PATTERN
+from models.source_filter.bank import write_bank
+from models.source_filter.data import Corpus, Recordings, audio_files, pack, read_table
+from models.source_filter.features import SAMPLE_RATE
+from models.source_filter.network import Network
+from models.source_filter.train import TrainingConfig, TrainingProgress, fit
+from models.source_filter.weights import Trained, load_trained
+
+DEFAULT_STEPS = 1_500
+LEAST_SECONDS = 20.0  # below, not every vowel occurs
+
+
+def adaptable(base: Trained, name: str) -> Trained:
+    """The base with a single voice: its encoder frozen, its embedding the mean of those it had."""
+    network = Network(replace(base.network.config, voices=1))
+    state = base.network.state_dict()
+    state["voices.weight"] = state["voices.weight"].mean(0, keepdim=True)
+    network.load_state_dict(state)
+    network.encoder.requires_grad_(False)
+    return Trained(network, base.prior, [name])
+
+
+def train_voice(
+    name: str,
+    folder: Path,
+    work: Path,
+    *,
+    steps: int | None,
+    minutes: float | None,
+    threads: int,
+    progress: Callable[[TrainingProgress], None],
+) -> Path:
+    """Train the voice `name` on the recordings in `folder`; returns the pack, written into `work`.
+
+    Stops after `steps`, or after `minutes` if that comes first. `work` keeps packed recordings and checkpoints: called again
+    with the same one, training goes on where it stopped. Raises ValueError, one sentence, where the recordings do not do.
+    """
+    if not re.match(NAME_PATTERN, name):
+        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
+    torch.set_num_threads(threads)
+    stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
+    files = audio_files(folder)
+    if not files:
+        raise ValueError(f"expected recordings in {folder}, found no audio file there")
+    # A few long files are cut into clips, a few short ones are not: hold out one in three of those.
+    corpus = Corpus(folder=".", voice=name, hold_out=10 if len(files) >= 10 else 3)
+    pack(folder, [corpus], work / "packed")
+    recordings = Recordings(work / "packed")
+    seconds = sum(clip.samples for clip in recordings.clips) / SAMPLE_RATE
+    if seconds < LEAST_SECONDS or not any(clip.held_out for clip in recordings.clips):
+        raise ValueError(f"expected at least {LEAST_SECONDS:.0f} s in three or more recordings of {name}, found {seconds:.0f} s")
+    config = TrainingConfig(**read_table(Path(__file__).with_name("adapt.toml"), "training"))
+    losses = [float("nan")]
+
+    def watch(now: TrainingProgress) -> None:
+        losses.append(now.held_out_loss)
+        progress(now)
+
+    base = adaptable(load_trained(), name)
+    trained = fit(recordings, config, work, steps or DEFAULT_STEPS, watch, start=base, stop_at=stop_at)
+    low, high = recordings.f0_range_hz(name)
+    card = VoiceCard(
+        name=name,
+        display_name=name,
+        f0_range_hz=(round(low, 1), round(high, 1)),
+        licence="that of its recordings",
+        credits="the singer of the recordings",
+        training_data=f"{len(files)} recordings, {seconds / 60:.1f} minutes",
+        quality={"held_out_loss": round(losses[-1], 4)} if np.isfinite(losses[-1]) else {},
+    )
+    out = work / f"{name}.voice"
+    write_bank(trained, [card], name, card.licence, out)
+    return out

@@ -1,0 +1,76 @@
+"""From a checkpoint to what is shipped: the base weights and a voice pack.
+
+    python -m models.source_filter.bank --work FOLDER --out presets/bank.voice [--base models/source_filter/base.npz]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
+from models.source_filter.data import Recordings, read_table
+from models.source_filter.export import export_stream
+from models.source_filter.features import SAMPLE_RATE
+from models.source_filter.network import Network, NetworkConfig
+from models.source_filter.tracker import load_tracker
+from models.source_filter.weights import Trained, save_trained
+
+
+def load_checkpoint(path: Path) -> Trained:
+    """The averaged network of a training run's checkpoint."""
+    state = torch.load(path, weights_only=True)
+    network = Network(NetworkConfig(voices=state["speakers"]))
+    network.load_state_dict(state["average"])
+    return Trained(network.eval(), state["prior"], state["voices"])
+
+
+def targets_only(trained: Trained) -> Trained:
+    """Without the helping speakers' embeddings: nobody is to be imitated who did not lend their voice for it."""
+    network = Network(NetworkConfig(voices=len(trained.voices)))
+    state = trained.network.state_dict()
+    state["voices.weight"] = state["voices.weight"][: len(trained.voices)]
+    network.load_state_dict(state)
+    return Trained(network.eval(), trained.prior, trained.voices)
+
+
+def write_bank(trained: Trained, cards: list[VoiceCard], title: str, licence: str, out: Path) -> None:
+    """Export the stream graph and write the pack. `cards` are in the order of the network's voices."""
+    voices = {card.name: number for number, card in enumerate(cards)}
+    if list(voices) != trained.voices:
+        raise ValueError(f"expected cards for the voices {trained.voices}, got {list(voices)}")
+    graph = export_stream(trained.network, trained.prior, load_tracker(), voices)
+    write_pack(out, PackManifest(title=title, voices=cards, sample_rate=SAMPLE_RATE, licence=licence), {STREAM_MODEL: graph})
+
+
+def read_cards(recipe: Path, recordings: Recordings, quality: dict[str, dict[str, float]]) -> list[VoiceCard]:
+    """The `[[voice]]` tables of a recipe, with the range heard in the recordings and the measured figures."""
+    cards = []
+    for table in read_table(recipe, "voice"):
+        low, high = recordings.f0_range_hz(table["name"])
+        cards.append(VoiceCard(**table, f0_range_hz=(round(low, 1), round(high, 1)), quality=quality.get(table["name"], {})))
+    return cards
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the bundled bank from a training run.")
+    parser.add_argument("--work", type=Path, required=True, help="the training's folder")
+    parser.add_argument("--out", type=Path, required=True, help="the pack to write")
+    parser.add_argument("--base", type=Path, help="write the weights for training further voices here")
+    parser.add_argument("--quality", type=Path, help="JSON: voice -> figure -> number, as measured")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
+    arguments = parser.parse_args()
+    trained = targets_only(load_checkpoint(arguments.work / "checkpoint.pt"))
+    quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
+    cards = read_cards(arguments.recipe, Recordings(arguments.work / "packed"), quality)
+    if arguments.base:
+        save_trained(trained, arguments.base)
+    # The strictest of the voices' licences holds for the network that carries them all.
+    write_bank(trained, cards, "The bundled bank: pjs, kerstin, alys", "GPL-3.0 and CC BY-SA 4.0, see each voice", arguments.out)
+
+
+if __name__ == "__main__":
+    main()
