@@ -22,6 +22,7 @@ from plugin_bridge.report import Take, cents, write_report
 
 LIVE_BLOCK = 512  # the block for which the latency is told: what audio interfaces commonly run at
 PAGE = "report.html"
+HEADS = ("Voice", "x real time", "Latency", "Pitch error", "Transposed")
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,23 @@ def run_demo(folder: Path, voices: list[str], done: Callable[[DemoResult], None]
 
     Raises
     ------
-    FileError
-        If something cannot be written.
+    ValueError
+        If there is no such voice or something cannot be written.
     """
+    converters = {voice: VoiceConverter(voice) for voice in voices}  # an unknown voice is told before the work
     phrase, rate = demo_phrase()
     source = track_pitch(phrase, rate)
-    rows = [("Voice", "Speed", "Latency", "Pitch error", "Transposed")]
+    rows = [HEADS]
     takes: list[Take] = []
-    for voice in voices:
+    for voice, converter in converters.items():
         semitones = automatic_transposition(source.median_hz, *voice_range_hz(voice))
-        converter = VoiceConverter(voice, pitch_shift=semitones)
+        converter.pitch_shift = semitones
         board = Board([Compressor(), converter, Reverb()])
         board(phrase[:, : int(rate)], rate)  # loads the model and the plugins: not what the speed is about
         start = time.perf_counter()
         converted = np.asarray(board(phrase, rate), np.float32)
         elapsed = time.perf_counter() - start
-        pitch = compare_pitch(source, track_pitch(converter(phrase, rate), rate), semitones)
+        pitch = track_pitch(converter(phrase, rate), rate)
         converter.prepare(rate, LIVE_BLOCK, 1)
         path = folder / f"demo_{voice}.wav"
         with replacing(path) as file, AudioFile(file, "w", rate, 1, bit_depth=BIT_DEPTH, format="wav") as writer:
@@ -85,20 +87,17 @@ def run_demo(folder: Path, voices: list[str], done: Callable[[DemoResult], None]
             times_real_time=phrase.shape[1] / rate / elapsed,
             latency_samples=converter.latency_samples,
             latency_ms=1e3 * converter.latency_samples / rate,
-            pitch_error_cents=pitch.median_cents,
+            pitch_error_cents=compare_pitch(source, pitch, semitones).median_cents,
         )
         cells = describe(result)
         rows.append(cells)
-        facts = list(zip(rows[0][1:], cells[1:], strict=True))
-        takes.append(
-            Take(voice, phrase, converted, rate, semitones, [fact for fact in facts if fact[0] != "Pitch error"])
-        )
+        facts = [(head, cell) for head, cell in zip(HEADS, cells, strict=True) if head not in ("Voice", "Pitch error")]
+        takes.append(Take(voice, phrase, converted, rate, source, pitch, semitones, facts))
         done(result)
     page = folder / PAGE
     lead = (
         "A sung phrase of ten seconds through Board([Compressor(), VoiceConverter(voice), Reverb()]), once for each "
-        "voice, in time to the sample. The table's pitch error is the converter's own; below, it is that of the whole "
-        "chain, in which the reverb still holds the last note."
+        "voice, in time to the sample. Pitch is measured ahead of the reverb, which holds old notes under new ones."
     )
     write_report(page, "One phrase, another singer", lead, rows, takes)
     return page
@@ -114,10 +113,10 @@ def demo_phrase() -> tuple[NDArray[np.float32], int]:
 
 
 def describe(result: DemoResult) -> tuple[str, str, str, str, str]:
-    """A result's cells for people: voice, speed, latency, pitch error, transposition."""
+    """A result's cells for people, under `HEADS`."""
     return (
         result.voice,
-        f"{result.times_real_time:.0f} x real time",
+        f"{result.times_real_time:.1f}",
         f"{result.latency_samples} samples ({result.latency_ms:.1f} ms)",
         cents(result.pitch_error_cents),
         f"{result.transposition:+g} semitones" if result.transposition else "no",

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ class Take:
     ----------
     before, after : float32 [channels, n]
     sample_rate : Hz of both
+    before_pitch, after_pitch : PitchTrack
+        Of the two; the conversion's may be measured ahead of effects that blur it.
     shift_semitones : float
         By which the conversion is meant to be higher than the source.
     facts
@@ -48,13 +50,13 @@ class Take:
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     sample_rate: float
-    shift_semitones: float = 0.0
-    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    before_pitch: PitchTrack
+    after_pitch: PitchTrack
+    shift_semitones: float
+    facts: Sequence[tuple[str, str]]
 
 
-def take_from_files(
-    heading: str, source: Path, target: Path, shift_semitones: float, facts: Sequence[tuple[str, str]]
-) -> Take:
+def take_from_files(heading: str, source: Path, target: Path, shift_semitones: float, facts: Sequence[tuple[str, str]]) -> Take:
     """The loudest 15 seconds of a recording and the same seconds of its conversion."""
     with open_audio(source) as audio:
         rate = audio.samplerate
@@ -67,7 +69,8 @@ def take_from_files(
         after = audio.read(length)
     if start or before.shape[1] == length:
         facts = [*facts, ("Shown", f"{_clock(start / rate)} to {_clock((start + before.shape[1]) / rate)}")]
-    return Take(heading, before, after, rate, shift_semitones, facts)
+    before_pitch, after_pitch = track_pitch(_mono(before), rate), track_pitch(_mono(after), rate)
+    return Take(heading, before, after, rate, before_pitch, after_pitch, shift_semitones, facts)
 
 
 def write_report(path: Path, title: str, lead: str, table: Sequence[Sequence[str]], takes: Sequence[Take]) -> None:
@@ -109,13 +112,12 @@ def _loudest_start(audio: ReadableAudioFile, length: int) -> int:
 
 
 def _section(number: int, take: Take) -> str:
-    tracks = [_track(audio, take.sample_rate) for audio in (take.before, take.after)]
-    agreement = compare_pitch(tracks[0], tracks[1], take.shift_semitones)
+    agreement = compare_pitch(take.before_pitch, take.after_pitch, take.shift_semitones)
     facts = [*take.facts, ("Pitch error", cents(agreement.median_cents))]
     moved = f" moved by {take.shift_semitones:+g} semitones" if take.shift_semitones else ""
     description = (
         f"Three pictures over the same time for {take.heading}: the spectrogram before, median pitch "
-        f"{hertz(tracks[0].median_hz)}; the spectrogram after, median pitch {hertz(tracks[1].median_hz)}; and both "
+        f"{hertz(take.before_pitch.median_hz)}; the spectrogram after, median pitch {hertz(take.after_pitch.median_hz)}; and both "
         f"pitch curves, the source's{moved}, median distance {cents(agreement.median_cents)}."
     )
     return _SECTION.format(
@@ -124,20 +126,21 @@ def _section(number: int, take: Take) -> str:
         facts="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts),
         before=_data_url("audio/flac", _flac(take.before, take.sample_rate)),
         after=_data_url("audio/flac", _flac(take.after, take.sample_rate)),
-        picture=_data_url("image/png", draw(take, tracks[0], tracks[1])),
+        picture=_data_url("image/png", draw(take)),
         description=html.escape(description),
     )
 
 
-def draw(take: Take, before: PitchTrack, after: PitchTrack) -> bytes:
+def draw(take: Take) -> bytes:
     """The picture of a take as PNG: both spectrograms with their pitch, and both pitch curves."""
     figure = Figure(figsize=(11, 8.2), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1, 0.8])
     shown = [_spectrogram(audio, take.sample_rate) for audio in (take.before, take.after)]
-    for ax, spectra, track, name in zip(axes, shown, (before, after), ("Before", "After"), strict=False):
+    tracks = (take.before_pitch, take.after_pitch)
+    for ax, spectra, track, name in zip(axes, shown, tracks, ("Before", "After"), strict=False):
         _draw_spectrogram(ax, spectra, track, name)
-    _draw_pitch(axes[2], take, before, after)
+    _draw_pitch(axes[2], take)
     axes[2].set_xlabel("Time in s")
     axes[2].set_xlim(0, max(take.before.shape[1], 1) / take.sample_rate)
     png = io.BytesIO()
@@ -168,7 +171,8 @@ def _draw_spectrogram(ax: Axes, shown: Spectrogram, track: PitchTrack, name: str
     ax.set_title(name, loc="left", fontweight="bold")
 
 
-def _draw_pitch(ax: Axes, take: Take, before: PitchTrack, after: PitchTrack) -> None:
+def _draw_pitch(ax: Axes, take: Take) -> None:
+    before, after = take.before_pitch, take.after_pitch
     wanted = before.hz * 2 ** (take.shift_semitones / 12)
     moved = f", moved by {take.shift_semitones:+g} semitones" if take.shift_semitones else ""
     ax.plot(before.times_s, np.where(before.voiced, wanted, np.nan), color=BEFORE, lw=3.4, label=f"before{moved}")
@@ -199,10 +203,6 @@ def cents(value: float) -> str:
 def hertz(value: float) -> str:
     """A pitch for people."""
     return "none" if np.isnan(value) else f"{value:.0f} Hz"
-
-
-def _track(audio: NDArray[np.float32], sample_rate: float) -> PitchTrack:
-    return track_pitch(_mono(audio), sample_rate)
 
 
 def _spectrogram(audio: NDArray[np.float32], sample_rate: float) -> Spectrogram:
@@ -236,9 +236,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     heads = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     lines = [
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
+        f'<tr><th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in body
     ]
     return f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
