@@ -175,12 +175,11 @@ class Native(Leaf):
     def __init__(self, plugin: pedalboard.Plugin, stream: Stream) -> None:
         super().__init__(stream)
         self._plugin = plugin
-        # Forgets the number of channels and the longest block; `clear` forgets the sound alone.
-        plugin.reset()
         self._measure()
         self.restart(0)
 
     def _measure(self) -> None:
+        self.clear()
         returned = self._feed(silence(self._stream.channels, self._stream.largest)).shape[1]
         self.clear()
         late = returned < self._stream.largest
@@ -222,7 +221,12 @@ class Native(Leaf):
             self.clear()
 
     def clear(self) -> None:
-        self._plugin.process(silence(self._stream.channels, 0), self._stream.sample_rate, self._stream.largest, True)
+        # Not by the plugin's own reset(): another thread's call of the same plugin would not wait for it, and it forgets
+        # the longest block. Nothing less than that block prepares a plugin well (Convolution crashes if the first is
+        # empty), and an empty one afterwards leaves an oscillator at its start.
+        for samples in (self._stream.largest, 0):
+            x = silence(self._stream.channels, samples)
+            self._plugin.process(x, self._stream.sample_rate, self._stream.largest, True)
 
     def _feed(self, x: Audio) -> Audio:
         return self._plugin.process(x, self._stream.sample_rate, self._stream.largest, False)

@@ -1,7 +1,9 @@
 """`Board`: a list of our processors and native plugins that is called like one effect, and streamed like one."""
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pedalboard
@@ -273,3 +275,281 @@ class TestNativePlugins:
         click = np.zeros((1, 12_800), np.float32)
         click[0, 6000] = 0.5
         assert np.abs(live(board, click, itertools.repeat(64))[0]).argmax() == 6000 + board.latency_samples
+
+
+def delay(voice: str = "delay512", **settings: float) -> VoiceConverter:
+    """A converter whose output is its input: all that can be seen of it is its latency."""
+    return VoiceConverter(voice, stereo="each", **settings)  # type: ignore[arg-type]
+
+
+CHAINS: dict[str, Callable[[VoiceConverter], tuple[list[object], list[pedalboard.Plugin]]]] = {
+    "between": lambda vc: (
+        [pedalboard.Compressor(-24, ratio=4), vc, pedalboard.Reverb()],
+        [pedalboard.Compressor(-24, ratio=4), pedalboard.Reverb()],
+    ),
+    "with_latency": lambda vc: (
+        [pedalboard.Resample(16_000), vc, pedalboard.Chorus(), AddLatency(100), pedalboard.Phaser()],
+        [pedalboard.Resample(16_000), pedalboard.Chorus(), pedalboard.Phaser()],
+    ),
+    "nested": lambda vc: (
+        [Board([pedalboard.Delay(0.01), Board([vc]), None]), pedalboard.Pedalboard([pedalboard.Chorus()])],
+        [pedalboard.Delay(0.01), pedalboard.Chorus()],
+    ),
+    "alone": lambda vc: ([vc], []),
+}
+
+
+class TestWithConverters:
+    """Our converter beside native plugins. The test voices give the input back, so that the native plugins alone say what
+    must come out."""
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    @pytest.mark.parametrize("chain", CHAINS)
+    def test_whole_signals_and_streams(self, chain: str, channels: int) -> None:
+        x = noise(20_000, channels)
+        mixed, native = CHAINS[chain](delay())
+        expected = pedalboard.Pedalboard(native)(x, RATE)
+        board = Board(mixed)  # type: ignore[arg-type]
+        np.testing.assert_allclose(board(x, RATE), expected, atol=1e-6)
+        board.reset()
+        start = streamed(board, x)
+        assert start.shape[1] == x.shape[1] - board.latency_samples
+        y = np.concatenate([start, board.flush()], axis=1)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("block", [1, 64, 441, 512, 1024, None])
+    @pytest.mark.parametrize("chain", CHAINS)
+    def test_live(self, chain: str, block: int | None) -> None:
+        x = noise(3000 if block == 1 else 20_000, 2)
+        mixed, native = CHAINS[chain](delay())
+        expected = pedalboard.Pedalboard(native)(x, RATE)
+        board = Board(mixed)  # type: ignore[arg-type]
+        board.prepare(RATE, block, channels=2)
+        latency = board.latency_samples
+        y = live(board, x, varying() if block is None else itertools.repeat(block))
+        assert board.latency_samples == latency
+        assert not y[:, :latency].any()
+        np.testing.assert_allclose(y[:, latency:], expected[:, : y.shape[1] - latency], rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000, 96_000])
+    @pytest.mark.parametrize("block", [64, 127, 512, None])
+    def test_reported_latency_is_measured_latency(self, rate: int, block: int | None) -> None:
+        """A pulse as wide as no resampler minds arrives exactly `latency_samples` late."""
+        board = Board(
+            [
+                AddLatency(37),
+                delay("delay512"),
+                pedalboard.Mix([pedalboard.Gain(0), pedalboard.Chain([AddLatency(300), AddLatency(5)])]),
+                Board([delay("delay480"), pedalboard.BrickwallLimiter(ceiling_db=0)]),
+            ]
+        )
+        board.prepare(rate, block)
+        latency = board.latency_samples
+        assert latency == board.reported_latency_samples > 37 + 305
+        assert board.lookahead_samples >= (256 + 96) * rate // 48_000
+        center = 600
+        n = np.arange(center + 2 * latency + 1000)
+        pulse = 0.3 * np.exp(-0.5 * ((n - center) / 40) ** 2)
+        y = live(board, pulse[None].astype(np.float32), varying() if block is None else itertools.repeat(block))[0]
+        # The centre of gravity shows fractions of a sample as well.
+        t = np.arange(y.size)
+        assert float((t * y).sum() / y.sum()) - center == pytest.approx(latency, abs=0.01)
+
+    def test_latency_of_the_model_itself(self) -> None:
+        """At the model's own rate: its look-ahead, plus its chunk less gcd(block, chunk)."""
+        for block, latency in ((512, 256), (1024, 256), (64, 704), (441, 767), (None, 767)):
+            board = Board([pedalboard.Compressor(), delay("delay512"), pedalboard.Reverb()])
+            board.prepare(RATE, block)
+            assert board.latency_samples == latency
+            assert board.lookahead_samples == 256
+        assert Board([delay()]).latency_samples == delay().latency_samples
+
+    @pytest.mark.parametrize("n", [0, 1, 2, 3, 255, 256, 257, 1000])
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_signals_shorter_than_the_latency(self, n: int, channels: int) -> None:
+        def board() -> Board:
+            return Board([pedalboard.Resample(16_000), AddLatency(3), delay(), pedalboard.Gain(0)])
+
+        x = noise(4000, channels)
+        x[:, n:] = 0
+        expected = board()(x, RATE)[:, :n]
+        short = board()
+        assert short.process(x[:, :4000], RATE, reset=True).shape == (channels, 4000)  # which axis is time
+        y = short(x[:, :n], RATE)
+        assert y.shape == (channels, n)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+        short.reset()
+        short.process(x[:, :0], RATE, reset=False)
+        if n > channels:
+            parts = [short.process(x[:, :n], RATE, reset=False), short.flush()]
+            assert parts[0].shape[1] == max(0, n - short.latency_samples)
+            np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+        assert short.flush().size == 0
+
+    def test_flush_ends_a_live_stream(self) -> None:
+        x = noise(512 * 20)
+        board = Board([AddLatency(30), delay()])
+        board.prepare(RATE, 512)
+        y = [live(board, x, itertools.repeat(512)), board.flush()]
+        assert y[1].shape == (1, board.latency_samples)
+        assert np.array_equal(np.concatenate(y, axis=1)[:, board.latency_samples :], x)
+        # What follows begins from silence.
+        assert np.array_equal(live(board, x, itertools.repeat(512))[:, board.latency_samples :], x[:, : -286])
+        board.process_block(x[0, :512])
+        assert board.flush().shape == (board.latency_samples,)
+
+    def test_nothing_of_one_signal_is_left_in_the_next(self) -> None:
+        x = noise(6000)
+        for board in (
+            Board([delay(), pedalboard.Delay(0.05)]),
+            Board([pedalboard.Mix([pedalboard.Resample(16_000), pedalboard.Delay(0.05)]), Board([delay()])]),
+        ):
+            first = board(x, RATE)
+            streamed(board, noise(7000, seed=1))
+            assert np.array_equal(board(x, RATE), first)
+            board.prepare(RATE, 300)
+            live(board, noise(6000, seed=2), itertools.repeat(300))
+            board.reset()
+            y = live(board, x, itertools.repeat(300))
+            latency = board.latency_samples
+            assert np.array_equal(y[:, latency:], first[:, :-latency])
+            board.prepare(RATE, 300)
+            assert np.array_equal(live(board, x, itertools.repeat(300)), y)
+
+
+class TestEdits:
+    def test_the_plugins_that_stay_keep_their_sound(self) -> None:
+        echo = pedalboard.Delay(0.1, mix=1.0)
+        extra = pedalboard.Gain(0)
+        board = Board([echo])
+        board.prepare(RATE, 480)
+        x = noise(4800)
+        live(board, x, itertools.repeat(480))
+        nothing = np.zeros((1, 480), np.float32)
+        edits: list[Callable[[], object]] = [
+            lambda: board.append(extra),
+            lambda: board.insert(0, pedalboard.Gain(0)),
+            lambda: board.remove(extra),
+            lambda: board.__setitem__(slice(0, 2), [board[1], board[0]]),
+            lambda: board.append(pedalboard.Chain([pedalboard.Gain(0)])),
+            lambda: board[2].append(pedalboard.Gain(0)),  # type: ignore[union-attr]
+            lambda: board.append(Board([pedalboard.Gain(0)])),
+            lambda: board[3].clear(),  # type: ignore[union-attr]
+            lambda: board.__delitem__(slice(1, None)),
+            lambda: None,
+        ]
+        out = []
+        for edit in edits:
+            out.append(board.process_block(nothing))
+            edit()
+        assert list(board) == [echo]
+        np.testing.assert_allclose(np.concatenate(out, axis=1), x, atol=1e-6)
+
+    def test_latency_follows_the_list(self) -> None:
+        board = Board([delay()])
+        board.prepare(RATE, 512)
+        assert board.latency_samples == 256
+        board.append(AddLatency(100))
+        assert board.latency_samples == 356
+        board.insert(0, delay("delay480"))
+        x = noise(512 * 40)
+        latency = board.latency_samples
+        y = live(board, x, itertools.repeat(512))
+        # 480 and 512 meet every 32 samples.
+        assert latency == 356 + 96 + 480 - 32
+        assert np.array_equal(y[:, latency:], x[:, :-latency])
+        del board[0]
+        assert board.latency_samples == 356
+        y = live(board, x, itertools.repeat(512))
+        assert np.array_equal(y[:, 1000:], x[:, 1000 - 356 : -356])
+
+    def test_a_plugin_that_joins_a_running_stream(self) -> None:
+        x = noise(20_000)
+        board = Board([delay()])
+        board.process(x[:, :7000], RATE, reset=False)
+        reverb = pedalboard.Reverb()
+        board.append(reverb)
+        start = 7000 - board.latency_samples
+        y = [board.process(block, RATE, reset=False) for block in pieces(x[:, 7000:], varying())]
+        y.append(board.flush())
+        expected = pedalboard.Reverb()(x[:, start:], RATE)
+        assert np.array_equal(np.concatenate(y, axis=1), expected)
+
+    def test_a_rejected_stream_leaves_a_board_that_works(self) -> None:
+        x = noise(6000)
+        board = Board([pedalboard.Delay(0.01), delay()])
+        first = board(x, RATE)
+        for call in (lambda: board(x, 1000), lambda: board.prepare(500_000)):
+            with pytest.raises(ValueError, match="sample rate must be between 8000 and 192000 Hz"):
+                call()
+        board.reset()
+        assert np.array_equal(np.concatenate([streamed(board, x), board.flush()], axis=1), first)
+
+
+class TestThreads:
+    def test_boards_side_by_side_give_what_they_give_one_after_the_other(self) -> None:
+        def board() -> Board:
+            return Board([pedalboard.Chorus(), delay(), pedalboard.Reverb()])
+
+        signals = [noise(20_000, 2, seed) for seed in range(8)]
+        expected = [board()(x, RATE) for x in signals]
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda x: board()(x, RATE), signals))
+            streams = list(pool.map(lambda x: streamed(board(), x), signals))
+        for result, stream, whole in zip(results, streams, expected, strict=True):
+            assert np.array_equal(result, whole)
+            assert np.array_equal(stream, whole[:, : stream.shape[1]])
+
+    def test_one_board_called_from_many_threads(self) -> None:
+        board = Board([pedalboard.Delay(0.01), delay(), AddLatency(10)])
+        x = noise(10_000)
+        expected = board(x, RATE)
+        with ThreadPoolExecutor(8) as pool:
+            for result in pool.map(lambda _: board(x, RATE), range(16)):
+                assert np.array_equal(result, expected)
+
+    def test_plugins_shared_by_boards_in_any_order_do_not_lock_up(self) -> None:
+        plugins = [pedalboard.Reverb() for _ in range(10)] + [delay() for _ in range(3)]
+        rng = np.random.default_rng(0)
+        boards = [Board(plugins), Board(plugins[::-1])]
+        boards += [Board([plugins[i] for i in rng.permutation(len(plugins))]) for _ in range(6)]
+        x = noise(5000)
+        expected = boards[0](x, RATE)
+        with ThreadPoolExecutor(len(boards)) as pool:
+            futures = [pool.submit(board, x, RATE) for board in boards]
+            for future in futures:
+                np.testing.assert_allclose(future.result(timeout=60), expected, atol=1e-5)
+
+    def test_the_list_changes_while_another_thread_processes(self) -> None:
+        """Every plugin is transparent, so that whatever stands in the list the output is the input, late by its latency."""
+        stay = delay()
+        board = Board([stay])
+        board.prepare(RATE, 64)
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def edit() -> None:
+            rng = np.random.default_rng(0)
+            try:
+                while not stop.is_set():
+                    board.insert(int(rng.integers(len(board) + 1)), pedalboard.Gain(0))
+                    board.append(pedalboard.Chain([pedalboard.Mix([pedalboard.Gain(0)]), None]))
+                    assert board.latency_samples == stay.latency_samples
+                    while len(board) > 4:
+                        index = int(rng.integers(len(board)))
+                        if board[index] is not stay:
+                            del board[index]
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=edit)
+        thread.start()
+        x = noise(64 * 1500)
+        try:
+            y = live(board, x, itertools.repeat(64))
+        finally:
+            stop.set()
+            thread.join()
+        assert not failures
+        latency = board.latency_samples
+        np.testing.assert_allclose(y[:, latency:], x[:, :-latency], atol=1e-6)
