@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
@@ -62,7 +62,7 @@ class StreamModel:
         Of `voice`, `pitch_ratio` and `formant_ratio` those that the graph has.
     """
 
-    def __init__(self, session: ort.InferenceSession, metadata: StreamMetadata) -> None:
+    def __init__(self, session: ort.InferenceSession, metadata: StreamMetadata, state_shapes: dict[str, tuple[int, ...]]) -> None:
         self._session = session
         self.sample_rate = metadata.sample_rate
         self.chunk = metadata.chunk
@@ -70,9 +70,7 @@ class StreamModel:
         self.receptive_field = metadata.receptive_field
         self.voices: tuple[str, ...] = tuple(metadata.voices)
         self.controls: frozenset[str] = frozenset(metadata.controls)
-        self._state_shapes: dict[str, tuple[int, ...]] = {
-            value.name: tuple(value.shape) for value in session.get_inputs() if value.name.startswith("state_")
-        }
+        self._state_shapes = state_shapes
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> StreamModel:
@@ -95,8 +93,11 @@ class StreamModel:
         except OnnxFileError as error:
             raise ModelError(f"{name} {error}") from None
         try:
-            session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"])
+            # Its fallback would try the same again, and print.
+            session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"], enable_fallback=0)
             text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+            inputs = {value.name: _Tensor(value.type, value.shape) for value in session.get_inputs()}
+            outputs = {value.name: _Tensor(value.type, value.shape) for value in session.get_outputs()}
         except Exception as error:  # the runtime's exceptions share no narrower base class
             raise ModelError(f"{name} is not an ONNX graph that can be run: {_first_line(error)}") from error
         if text is None:
@@ -105,10 +106,12 @@ class StreamModel:
             metadata = StreamMetadata.model_validate_json(text)
         except ValidationError as error:
             raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
-        problem = _metadata_problem(metadata) or _signature_problem(session, metadata)
+        problem = _metadata_problem(metadata) or _signature_problem(inputs, outputs, metadata)
         if problem:
-            raise ModelError(f"{name}: {problem}")
-        model = cls(session, metadata)
+            # Cut, because a hostile graph may give its inputs any names.
+            raise ModelError(f"{name}: {problem[:400]}")
+        states = {name: tuple(tensor.shape) for name, tensor in inputs.items() if name.startswith("state_")}
+        model = cls(session, metadata, states)
         model._try(name)
         return model
 
@@ -197,8 +200,8 @@ def _session_options() -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # "session.set_denormal_as_zero" stays off: it would change the arithmetic of the host's own thread for good (and
-    # only of the thread that loads the first model). A graph keeps its decaying states above the denormals itself.
+    # "session.set_denormal_as_zero" stays off: it would change the arithmetic of the thread that loads the first model,
+    # and of all that it starts, for good. A graph keeps its decaying states above the denormals itself.
     # The runtime's own flatbuffer format is checked less than protobuf, and a pack never needs it.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # What matters arrives as an exception; nothing is printed besides.
@@ -221,14 +224,20 @@ def _metadata_problem(metadata: StreamMetadata) -> str | None:
     return None
 
 
-def _signature_problem(session: ort.InferenceSession, metadata: StreamMetadata) -> str | None:
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    for name, value in [*inputs.items(), *outputs.items()]:
-        if value.type != "tensor(float)":
-            return f"{name!r} must be a float32 tensor, got {value.type}"
-        if not all(isinstance(size, int) and size > 0 for size in value.shape):
-            return f"{name!r} must have a fixed shape, got {value.shape}"
+class _Tensor(NamedTuple):
+    """What the runtime tells of a graph's input or output."""
+
+    type: str
+    shape: list[int]
+
+
+def _signature_problem(inputs: dict[str, _Tensor], outputs: dict[str, _Tensor], metadata: StreamMetadata) -> str | None:
+    for name, tensor in [*inputs.items(), *outputs.items()]:
+        if tensor.type != "tensor(float)":
+            return f"{name!r} must be a float32 tensor, got {tensor.type}"
+        # A dimension that is not fixed is a name, or None.
+        if not all(isinstance(size, int) and size > 0 for size in tensor.shape):
+            return f"{name!r} must have a fixed shape, got {tensor.shape}"
 
     states = {name for name in inputs if name.startswith("state_")}
     audio = [1, metadata.chunk]
@@ -236,14 +245,14 @@ def _signature_problem(session: ort.InferenceSession, metadata: StreamMetadata) 
     wanted_inputs |= {name: [1] for name in metadata.controls if name != "voice"}
     wanted_inputs |= {name: inputs[name].shape for name in states}
     wanted_outputs = {"audio_out": audio} | {f"next_{name}": inputs[name].shape for name in states}
-    for kind, values, wanted in (("input", inputs, wanted_inputs), ("output", outputs, wanted_outputs)):
-        if missing := sorted(wanted.keys() - values.keys()):
-            return f"the graph must have an {kind} {missing[0]!r}, it has {sorted(values)}"
-        if extra := sorted(values.keys() - wanted.keys()):
+    for kind, found, wanted in (("input", inputs, wanted_inputs), ("output", outputs, wanted_outputs)):
+        if missing := sorted(wanted.keys() - found.keys()):
+            return f"the graph must have an {kind} {missing[0]!r}, it has {sorted(found)}"
+        if extra := sorted(found.keys() - wanted.keys()):
             return f"the graph has an {kind} {extra[0]!r} that neither its controls nor its states explain"
         for name, shape in wanted.items():
-            if values[name].shape != shape:
-                return f"{kind} {name!r} must have the shape {shape}, got {values[name].shape}"
+            if found[name].shape != shape:
+                return f"{kind} {name!r} must have the shape {shape}, got {found[name].shape}"
 
     size = sum(int(np.prod(inputs[name].shape, dtype=object)) for name in states)
     if size > MAX_STATE_VALUES:

@@ -383,6 +383,12 @@ def test_a_cut_file_is_refused_or_lacks_nothing_needed(length):
     refusal(GOOD[:length])
 
 
+def test_a_refusal_prints_nothing(capfd):
+    refusal(GOOD.replace(b"audio_out", b"audio\xff\xff\xff\xff"))  # a name that is not UTF-8
+    refusal(graph(nodes=[helper.make_node("NoSuchOperator", ["audio"], ["audio_out"])]))
+    assert capfd.readouterr() == ("", "")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_a_spoiled_file_loads_or_is_refused_in_one_sentence(position, change):
