@@ -148,13 +148,15 @@ class ModelStream:
 
     def __init__(self, model: StreamModel) -> None:
         self._run = model._session.run_with_iobinding
-        # The runtime holds the addresses of all these arrays: they must never be replaced.
+        # The runtime holds the addresses of these arrays: write into them, never put others in their place.
         self.audio_in: Final[NDArray[np.float32]] = np.zeros(model.chunk, np.float32)
         self.audio_out: Final[NDArray[np.float32]] = np.zeros(model.chunk, np.float32)
         self.voice: Final[NDArray[np.float32]] = np.zeros(len(model.voices), np.float32)
         self.voice[0] = 1.0
         self.pitch_ratio: Final[NDArray[np.float32]] = np.ones(1, np.float32)
         self.formant_ratio: Final[NDArray[np.float32]] = np.ones(1, np.float32)
+        # Held once more, so that even then no address dangles.
+        self._held = (self.audio_in, self.audio_out, self.voice, self.pitch_ratio, self.formant_ratio)
         # Two sets of state buffers, each in turn the input and the output of a step: the state is never copied.
         self._states = [{name: np.zeros(shape, np.float32) for name, shape in model._state_shapes.items()} for _ in range(2)]
         self._bindings = [self._bind(model, now=0), self._bind(model, now=1)]
