@@ -241,7 +241,9 @@ class Board(MutableSequence["Plugin | None"]):
             chain = self._arrange(Stream(hertz, x.shape[0], None))
             if reset:
                 self._running = "no"
-                y = chain.render(x, size)
+                # What looks ahead hears, after the end, the plugins before it ring on, as it does in a stream.
+                end = silence(x.shape[0], chain.latency)
+                y = chain.render(np.concatenate([x, end], axis=1), size)[:, : x.shape[1]]
             else:
                 if self._running != "aligned":
                     self._begin(chain, "aligned")
