@@ -262,7 +262,7 @@ def train(
     """Train a voice on your own recordings. Ctrl-C stops it; --resume goes on."""
     import platformdirs
 
-    from plugin_bridge.doctor import TRAIN_REMEDY
+    from plugin_bridge.doctor import train_remedy
     from plugin_bridge.files import replacing
     from plugin_bridge.voices import user_folder
 
@@ -278,7 +278,7 @@ def train(
         from models.source_filter.adapt import train_voice
         from models.source_filter.train import TrainingProgress
     except ImportError as error:
-        _fail(f"training needs {error.name or 'torch'}, which is not there; {TRAIN_REMEDY}")
+        _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
     target = out or user_folder() / f"{name}.voice"
     columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Literal
 
@@ -63,9 +64,7 @@ def _voices() -> Iterator[Finding]:
 
     names = voices()
     if not names:
-        yield Finding(
-            "Voices", "missing", f"none; install the package again, or put a .voice file into {user_folder()}"
-        )
+        yield Finding("Voices", "missing", f"none; install the package again, or put a .voice file into {user_folder()}")
     packs = {address.pack.path: address.pack for address in map(find_voice, names)}
     for path, pack in packs.items():
         cards = ", ".join(card.name for card in pack.manifest.voices)
@@ -96,12 +95,12 @@ def _threads() -> Finding:
 def _train_extra() -> Finding:
     missing = [name for name in ("torch", "onnx", "soxr", "swift_f0") if find_spec(name) is None]
     if missing:
-        return Finding(
-            "Training",
-            "optional",
-            f"{', '.join(missing)} not there; only `plugin-bridge train` needs it: {TRAIN_REMEDY}",
-        )
+        names = ", ".join(missing)
+        return Finding("Training", "optional", f"no {names}; only plugin-bridge train needs it: {train_remedy()}")
     return Finding("Training", "ok", f"torch {version('torch')}")
 
 
-TRAIN_REMEDY = "install it with: pip install 'plugin_bridge[train]'"
+def train_remedy() -> str:
+    """How to install what training needs and converting does not: the packages of the extra `train`, as pip takes them."""
+    extra = [text.split(";")[0].strip() for text in requires("plugin_bridge") or () if "extra == 'train'" in text.replace('"', "'")]
+    return f"install it with: pip install {' '.join(map(shlex.quote, extra))}"
