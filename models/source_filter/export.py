@@ -45,6 +45,7 @@ from models.source_filter.synthesis import (
     minimum_phase_matrix,
     noise_spectra,
     pulse_train,
+    voicing_gain,
     warp_gains,
 )
 from models.source_filter.tracker import PitchTracker
@@ -144,7 +145,7 @@ class StepGraph(nn.Module):
             x = x + block.mix(x * block.depthwise[-1] + owed[k])
         gains = self.network.decoder.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
-        gains = gains + torch.cat([loudness, loudness], 1).reshape(4, 1)
+        gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 
         pulses, phase, pitch_state = self.pulses(torch.log2(wanted / START_PITCH_HZ), phase, pitch_state)
         train = torch.cat([excitation, pulses], 1)

@@ -63,6 +63,14 @@ def noise_spectra() -> NDArray[np.float32]:
     return np.concatenate(rows).astype(np.float32)
 
 
+def voicing_gain(voicing: Tensor) -> Tensor:
+    """Voicing 0..1 -> natural-log gain of the pulses: none where voiced, -40 dB where not.
+
+    Left to the network alone, faint pulses stay under every consonant and pause, and breath turns into a hum.
+    """
+    return torch.log(torch.clamp(voicing, min=0.01))
+
+
 def pulse_train(phase: Tensor, f0: Tensor) -> Tensor:
     """Band-limited pulses of unit power: phase in cycles [...], f0 in Hz [...] -> samples [...].
 

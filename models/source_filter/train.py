@@ -25,7 +25,7 @@ from models.source_filter.data import Crop, Recordings, pack, read_corpora, read
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
-from models.source_filter.synthesis import Filter, pulse_train
+from models.source_filter.synthesis import Filter, pulse_train, voicing_gain
 from models.source_filter.weights import Trained
 
 LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
@@ -115,7 +115,8 @@ class Trainer(nn.Module):
         pitch, voiced = (x[:, hops].unflatten(1, (-1, 2)) for x in (f0, voicing))
         voice = self.network.voices(torch.from_numpy(crop.speaker))[:, None]
         gains = self.network.decoder(content, prosody(pitch, voiced, relative[:, first:]), voice)
-        gains = (gains + loudness[:, first:, :, None, None]).flatten(1, 2)[:, 2 * config.warm_chunks : -1]
+        level = torch.stack([loudness[:, first:] + voicing_gain(voiced), loudness[:, first:]], -1)
+        gains = (gains + level[..., None]).flatten(1, 2)[:, 2 * config.warm_chunks : -1]
 
         # The last hop has no successor to glide to.
         start = 2 * (first + config.warm_chunks)

@@ -59,6 +59,8 @@ WARM_UP_HOPS = 10
 LEAD_IN = 2048
 SYNTHETIC_SHARE = 0.3
 CHECKPOINT_S = 180.0
+# Both references are at home at 16 kHz, and Harvest is several times quicker there than at 48.
+REFERENCE_RATE = 16_000
 AUDIO_SUFFIXES = {".ogg", ".flac", ".wav"}
 
 
@@ -340,25 +342,28 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
 # ---- evaluation
 
 
-def reference(detector: SwiftF0, x: FloatArray, rate: int, times: NDArray[np.float64]) -> tuple[FloatArray, NDArray[np.int8], NDArray[np.float64]]:
+def reference(
+    detector: SwiftF0, x: FloatArray, rate: int, times: NDArray[np.float64]
+) -> tuple[FloatArray, NDArray[np.int8], NDArray[np.float64]]:
     """Pitch, voicing (1, 0, or -1 where SwiftF0 and Harvest disagree) at `times`, and SwiftF0's onsets in seconds."""
-    swift = detector.detect(x, rate)
-    harvest = track_pitch(x, rate)
+    x = soxr.resample(x, rate, REFERENCE_RATE)
+    swift, harvest = detector.detect(x, REFERENCE_RATE), track_pitch(x, REFERENCE_RATE)
     confidence = np.interp(times, swift.timestamps, swift.confidence)
     voiced = swift.confidence >= 0.5
     if not voiced.any():
         return np.full(len(times), 150, np.float32), np.zeros(len(times), np.int8), np.zeros(0)
-    log_swift = np.interp(times, swift.timestamps[voiced], np.log2(swift.pitch_hz[voiced]))
-    nearest = np.clip(np.round(times / 0.005).astype(int), 0, len(harvest.hz) - 1)
-    harvest_hz = harvest.hz[nearest]
-    both = (confidence >= 0.5) & (harvest_hz > 0) & (np.abs(log_swift - np.log2(np.maximum(harvest_hz, 1))) < 1 / 12)
-    neither = (confidence < 0.5) & (harvest_hz == 0)
+    swift_pitch = np.interp(times, swift.timestamps[voiced], np.log2(swift.pitch_hz[voiced]))
+    # Between a voiced and an unvoiced frame, Harvest has no opinion.
+    share = np.interp(times, harvest.times_s, harvest.voiced.astype(np.float64))
+    harvest_pitch = np.interp(times, harvest.times_s, np.log2(np.where(harvest.voiced, harvest.hz, 100.0)))
+    both = (confidence >= 0.5) & (share > 0.999) & (np.abs(swift_pitch - harvest_pitch) < 1 / 12)
+    neither = (confidence < 0.5) & (share < 0.001)
     state = np.where(both, 1, np.where(neither, 0, -1)).astype(np.int8)
-    log_pitch = 0.5 * (log_swift + np.log2(np.where(both, np.maximum(harvest_hz, 1), 2.0**log_swift)))
+    pitch = np.where(both, 0.5 * (swift_pitch + harvest_pitch), swift_pitch)
     starts = np.flatnonzero(~voiced[:-1] & voiced[1:])
-    step = np.diff(swift.confidence)[starts]
-    onsets = swift.timestamps[starts] + (0.5 - swift.confidence[starts]) / step * (swift.timestamps[1] - swift.timestamps[0])
-    return np.asarray(2.0**log_pitch, dtype=np.float32), state, onsets
+    crossing = (0.5 - swift.confidence[starts]) / np.diff(swift.confidence)[starts]
+    onsets = swift.timestamps[starts] + crossing * (swift.timestamps[1] - swift.timestamps[0])
+    return np.asarray(2.0**pitch, dtype=np.float32), state, onsets
 
 
 def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[tuple[FloatArray, int]]) -> dict[str, float]:
