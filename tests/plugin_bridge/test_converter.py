@@ -302,7 +302,9 @@ def test_no_memory_is_allocated_per_block(rate: int, prepared: int | None, size:
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         run(200)
-        after, peak = tracemalloc.get_traced_memory()
+        peak = tracemalloc.get_traced_memory()[1]
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     assert after - before < 200 * 50
