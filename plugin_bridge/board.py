@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dsp.layout import ChannelLayout
 from plugin_bridge.chain import Audio, Nodes, Processor, Series, Shape, Stream, build, shape_of, silence
-from plugin_bridge.protocol import check_audio, check_block, finite, positive, rate
+from plugin_bridge.protocol import check_audio, check_block, normal, positive, rate
 
 Plugin: TypeAlias = "pedalboard.Plugin | Processor"
 
@@ -203,7 +203,7 @@ class Board(MutableSequence["Plugin | None"]):
             if self._running != "live":
                 self._begin(chain, "live")
             self._flat = x.ndim == 1
-            y = chain.step(_clean(np.atleast_2d(x))).reshape(x.shape)
+            y = normal(chain.step(_clean(np.atleast_2d(x)))).reshape(x.shape)
         if out is None:
             return y
         out[...] = y
@@ -251,7 +251,7 @@ class Board(MutableSequence["Plugin | None"]):
                 omit = min(max(chain.latency - self._omitted, 0), y.shape[1])
                 self._omitted += omit
                 y = y[:, omit:]
-            return self._layout.restore(y)
+            return self._layout.restore(normal(y))
 
     __call__ = process
 
@@ -269,7 +269,7 @@ class Board(MutableSequence["Plugin | None"]):
             size = stream.block_size or max(latency, 1)
             ends = [silence(stream.channels, 0)]
             ends += [chain.step(silence(stream.channels, size)) for _ in range(-(-latency // size))]
-            end = np.concatenate(ends, axis=1)[:, :latency]
+            end = normal(np.concatenate(ends, axis=1)[:, :latency])
             live = self._running == "live"
             self._running = "no"
             chain.clear()
@@ -310,4 +310,4 @@ class Board(MutableSequence["Plugin | None"]):
 
 
 def _clean(samples: NDArray[np.floating]) -> Audio:
-    return finite(np.ascontiguousarray(samples, np.float32))
+    return normal(np.ascontiguousarray(samples, np.float32))

@@ -63,7 +63,11 @@ def positive(name: str, value: SupportsIndex) -> int:
     return whole
 
 
-def finite(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`audio`, with 0 for NaN and infinities: a filter that heard one would never sound again."""
-    good = np.isfinite(audio)
+def normal(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`audio`, with 0 for NaN, infinities and subnormal numbers.
+
+    A filter that heard one of the former never sounds again; the latter make everything after them slow.
+    """
+    size = np.abs(audio)
+    good = (size >= np.finfo(np.float32).tiny) & (size <= np.finfo(np.float32).max)
     return audio if good.all() else np.where(good, audio, np.float32(0))
