@@ -56,6 +56,7 @@ class Ramp:
         out *= 1 / self.length
         out *= self.target - self.start
         out += self.start
+        out[max(0, self.origin + self.length - 1 - position) :] = self.target  # not only nearly
 
 
 def equal_power_fade(length: int) -> NDArray[np.float32]:

@@ -54,7 +54,8 @@ class HostStream:
         )
         self.position = 0  # samples taken so far
         self._engine: Engine | None = None
-        self._joining: Engine | None = None  # to replace `_engine`, once faded in at `_fade_start`
+        self._joining: Engine | None = None  # takes the place of `_engine` with a fade that begins at `_fade_start`
+        self._waiting: Engine | None = None  # will join when that is done
         self._fade_start = 0
         self.retired: list[Engine] = []  # freeing memory takes time: whoever sets a voice does it, not the audio thread
 
@@ -77,7 +78,7 @@ class HostStream:
         """Go back to silence, at position 0, with these parameters from the first sample on."""
         self.position = 0
         self._set_engine(engine)
-        self._joining = None
+        self._joining = self._waiting = None
         engine.reset(0)
         self._gate.reset()
         self._dry.reset()
@@ -86,7 +87,7 @@ class HostStream:
         self._set_threshold(numbers)
 
     def take(self, numbers: Mapping[str, float], bypass: bool, engines: deque[Engine]) -> None:
-        """Move to these parameters from here on, and to the newest of `engines` when no other change is under way."""
+        """Move to these parameters from here on, and to the voice of the newest of `engines`."""
         assert self._engine is not None, "restart() comes first"
         if self.position == 0:  # nothing was heard yet that a change could disturb
             self.restart(engines.pop() if engines else self._engine, numbers, bypass)
@@ -97,12 +98,17 @@ class HostStream:
         self._engine.take_weights(self.position)
         if self._joining is not None:
             self._joining.take_weights(self.position)
-        elif engines:
-            self._joining = engines.pop()
-            self._joining.reset(self.position)
-            model = self._joining.model
-            seconds = min(WARM_UP_SECONDS, model.receptive_field / model.sample_rate)
-            self._fade_start = self.position + self.setup.latency + round(seconds * self.setup.rate)
+        if engines:
+            if self._waiting is not None:
+                self.retired.append(self._waiting)
+            self._waiting = engines.pop()
+
+    def _join(self, engine: Engine) -> None:
+        """From here on feed this engine too, and fade it in when it is warm."""
+        self._joining = engine
+        engine.reset(self.position)
+        seconds = min(WARM_UP_SECONDS, engine.model.receptive_field / engine.model.sample_rate)
+        self._fade_start = self.position + self.setup.latency + round(seconds * self.setup.rate)
 
     def _targets(self, numbers: Mapping[str, float], bypass: bool) -> tuple[tuple[Ramp, float], ...]:
         return (
@@ -127,22 +133,38 @@ class HostStream:
         n <= setup.capacity. `out` may be `block`.
         """
         with np.errstate(all="ignore"):  # broken input is expected, and a warning would allocate
-            n = block.shape[1]
-            clean, late, wet = self._clean[:, :n], self._late[:, :n], self._wet[:, :n]
-            np.clip(block, -HIGHEST_SAMPLE, HIGHEST_SAMPLE, out=clean, casting="same_kind")
-            self._flush(clean)
-            np.abs(clean, out=self._size[:, :n])
-            np.max(self._size[:, :n], axis=0, out=self._level[:n])
-            gated = self._gate.follow(self._level[:n], self._open[:n])
-            self._convert(clean, wet)
-            self._dry.push(clean)
-            self._dry.pull(late)
-            self._combine(wet, late, gated, out)
-            if self.position < self.setup.latency:
-                # What a linear-phase filter and a model's look-ahead give before the first sample of the source.
-                out[:, : self.setup.latency - self.position] = 0.0
-            self._flush(out)
-            self.position += n
+            done, n = 0, block.shape[1]
+            while done < n:
+                if self._joining is None and self._waiting is not None:
+                    self._join(self._waiting)
+                    self._waiting = None
+                stop = n
+                if self._joining is not None:
+                    # Cut where the voices have changed, at the end of a block prepared for, whatever the size of this one:
+                    # so the next voice joins at a moment that does not depend on it.
+                    grid = self.setup.block or 1
+                    left = self._fade_start + self._ramp_length - self.position
+                    stop = min(n, done + -(-left // grid) * grid)
+                self._advance(block[:, done:stop], out[:, done:stop])
+                done = stop
+
+    def _advance(self, block: NDArray[np.floating], out: NDArray[np.float32]) -> None:
+        n = block.shape[1]
+        clean, late, wet = self._clean[:, :n], self._late[:, :n], self._wet[:, :n]
+        np.clip(block, -HIGHEST_SAMPLE, HIGHEST_SAMPLE, out=clean, casting="same_kind")
+        self._flush(clean)
+        np.abs(clean, out=self._size[:, :n])
+        np.max(self._size[:, :n], axis=0, out=self._level[:n])
+        gated = self._gate.follow(self._level[:n], self._open[:n])
+        self._convert(clean, wet)
+        self._dry.push(clean)
+        self._dry.pull(late)
+        self._combine(wet, late, gated, out)
+        if self.position < self.setup.latency:
+            # What a linear-phase filter and a model's look-ahead give before the first sample of the source.
+            out[:, : self.setup.latency - self.position] = 0.0
+        self._flush(out)
+        self.position += n
 
     def _flush(self, samples: NDArray[np.float32]) -> None:
         """NaN and subnormal numbers become 0."""
@@ -166,15 +188,15 @@ class HostStream:
             return
         other = self._other[:, :n]
         self._joining.run(source, other)
-        # Of this block: old voice before `start`, both until `stop`, then the new one.
-        start = min(max(self._fade_start - self.position, 0), n)
-        stop = min(max(self._fade_start + self._ramp_length - self.position, 0), n)
-        fade = self._fade[:, start + self.position - self._fade_start :][:, : stop - start]
+        # Of this block: the old voice before `start`, both until `stop`, then the new one.
+        begun = self.position - self._fade_start
+        start, stop = min(max(-begun, 0), n), min(max(self._ramp_length - begun, 0), n)
+        fade = self._fade[:, max(begun, 0) :][:, : stop - start]
         wet[:, start:stop] *= fade[0]
         other[:, start:stop] *= fade[1]
         wet[:, start:stop] += other[:, start:stop]
         wet[:, stop:] = other[:, stop:]
-        if self.position + n >= self._fade_start + self._ramp_length:
+        if begun + n >= self._ramp_length:
             self.retired.append(self._engine)
             self._set_engine(self._joining)
             self._joining = None

@@ -31,12 +31,12 @@ def test_values_do_not_depend_on_the_blocks(size: int) -> None:
     def moved() -> Ramp:
         ramp = Ramp(100, -3.0)
         ramp.aim(2.5, 40)
-        ramp.aim(-1.0, 90)  # on the way
+        ramp.aim(0.1, 90)  # on the way
         return ramp
 
     whole = values(moved(), 90, [448])
     assert np.array_equal(values(moved(), 90, [size] * (448 // size)), whole)
-    assert whole[-1] == -1.0
+    assert np.all(whole[99:] == np.float32(0.1))
     one_by_one = np.array([moved().at(position) for position in range(90, 538)])
     assert np.allclose(whole, one_by_one, atol=1e-6)
 
