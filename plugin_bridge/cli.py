@@ -309,24 +309,30 @@ def train(
 def _convert_all(jobs: list[Job], settings: Settings, done: list[Conversion]) -> int:
     """Convert one after the other, with progress; what fails is told and counted, the rest goes on."""
     from plugin_bridge.convert import convert_file
-    from plugin_bridge.files import FileError, open_audio
+    from plugin_bridge.files import FileError
+    from plugin_bridge.recording import open_recording
 
     failures = 0
-    lengths: dict[Path, float] = {}
+    lengths: dict[Path, int] = {}
     for job in jobs:
         try:
-            with open_audio(job.source) as audio:
-                lengths[job.source] = audio.frames / audio.samplerate
+            with open_recording(job.source) as recording:
+                lengths[job.source] = recording.samples
         except FileError:
-            lengths[job.source] = 0.0  # told below, in its turn
+            lengths[job.source] = 0  # told below, in its turn
     with _progress(TimeRemainingColumn(elapsed_when_finished=True)) as progress:
         task = progress.add_task("", total=sum(lengths.values()))
-        before = 0.0
+        before = 0
         for number, job in enumerate(jobs, 1):
             progress.update(task, description=escape(f"{number} of {len(jobs)}: {job.source.name}"), completed=before)
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
-                done.append(convert_file(job.source, job.target, settings, lambda s: progress.advance(task, s)))
+                file = convert_file(job.source, job.target, settings, lambda samples: progress.advance(task, samples))
+                done.append(file)
+                if file.samples < file.promised:
+                    promised = _duration(file.promised / file.sample_rate)
+                    there = f"{_duration(file.seconds)} of the {promised} that its header promises are there"
+                    _say(f"{file.source} was cut short: {there}, and were converted", progress.console)
             except FileError as error:
                 _say(str(error), progress.console)
                 failures += 1

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pedalboard.io import AudioFile, ReadableAudioFile
+from pedalboard.io import AudioFile
 
 from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, format_of, open_audio, replacing
+from plugin_bridge.files import FileError, format_of, replacing
 from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.recording import Recording, open_recording
 from plugin_bridge.voices import find_voice
 
-BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
 BIT_DEPTH = 24
 EXCERPT_S = 5.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
 EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
@@ -59,6 +60,8 @@ class Conversion:
     ----------
     samples, sample_rate, channels
         Of source and target alike.
+    promised : int
+        Samples that the source's header spoke of: more than there were if the file was cut short.
     transposition : float
         Semitones that `transpose` came to; `Settings.pitch_shift` is not in it.
     peak : float
@@ -70,6 +73,7 @@ class Conversion:
     source: Path
     target: Path
     samples: int
+    promised: int
     sample_rate: float
     channels: int
     transposition: float
@@ -108,24 +112,34 @@ def convert_file(
         From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
     """
     start = time.perf_counter()
-    with open_audio(source) as audio:
-        rate = audio.samplerate
+    with open_recording(source) as recording:
+        rate = recording.sample_rate
         if rate != int(rate):
             raise FileError(f"{source} has the sample rate {rate} Hz, but only whole numbers of Hz can be written")
-        transposition = find_transposition(audio, settings)
+        transposition = find_transposition(recording, settings)
         converter = settings.converter(transposition)
-        converter.prepare(rate, None, audio.num_channels)
+        converter.prepare(rate, None, recording.channels)
         with replacing(target) as file:
-            samples, peak = _convert_stream(audio, source, file, target, converter, advance)
-        return Conversion(source, target, samples, rate, audio.num_channels, transposition, peak, time.perf_counter() - start)
+            samples, peak = _convert_stream(recording, file, target, converter, advance)
+        return Conversion(
+            source=source,
+            target=target,
+            samples=samples,
+            promised=recording.promised,
+            sample_rate=rate,
+            channels=recording.channels,
+            transposition=transposition,
+            peak=peak,
+            elapsed_s=time.perf_counter() - start,
+        )
 
 
-def find_transposition(audio: ReadableAudioFile, settings: Settings) -> float:
-    """Semitones that `settings.transpose` comes to for a recording; it is left at its start."""
+def find_transposition(recording: Recording, settings: Settings) -> float:
+    """Semitones that `settings.transpose` comes to for a recording."""
     if settings.transpose != "auto":
         return settings.transpose
     low, high = voice_range_hz(settings.voice)
-    return automatic_transposition(source_median_hz(audio), low, high, settings.pitch_shift)
+    return automatic_transposition(source_median_hz(recording), low, high, settings.pitch_shift)
 
 
 def automatic_transposition(median_hz: float, low_hz: float, high_hz: float, pitch_shift: float = 0.0) -> float:
@@ -148,44 +162,38 @@ def voice_range_hz(voice: str | dict[str, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def source_median_hz(audio: ReadableAudioFile) -> float:
-    """Median pitch of up to six excerpts spread over a recording, in Hz; NaN without any. It is left at its start."""
-    length = int(EXCERPT_S * audio.samplerate)
-    last_start = max(0, audio.frames - length)
-    starts = sorted({round(last_start * k / (EXCERPTS - 1)) for k in range(EXCERPTS)})
-    if audio.frames <= EXCERPTS * length:
-        starts = list(range(0, audio.frames, length))
+def source_median_hz(recording: Recording) -> float:
+    """Median pitch of up to six excerpts spread over a recording, in Hz; NaN without any."""
+    length = int(EXCERPT_S * recording.sample_rate)
+    if recording.samples <= EXCERPTS * length:
+        starts = list(range(0, recording.samples, length))
+    else:
+        starts = [round((recording.samples - length) * k / (EXCERPTS - 1)) for k in range(EXCERPTS)]
     voiced: list[NDArray[np.float64]] = []
-    for position in starts:
-        audio.seek(position)
-        excerpt = audio.read(length).mean(axis=0)
+    for start in starts:
+        excerpt = recording.read(start, length).mean(axis=0)
         # What is not finite has no pitch, and the converter silences it too.
-        track = track_pitch(np.where(np.abs(excerpt) < 1e3, excerpt, 0.0), audio.samplerate)
+        track = track_pitch(np.where(np.abs(excerpt) < 1e3, excerpt, 0.0), recording.sample_rate)
         voiced.append(track.hz[track.voiced])
-    audio.seek(0)
     hz = np.concatenate(voiced)
     return float(np.median(hz)) if len(hz) else float("nan")
 
 
 def _convert_stream(
-    audio: ReadableAudioFile,
-    source: Path,
-    file: BinaryIO,
-    target: Path,
-    converter: VoiceConverter,
-    advance: Callable[[int], None],
+    recording: Recording, file: BinaryIO, target: Path, converter: VoiceConverter, advance: Callable[[int], None]
 ) -> tuple[int, float]:
-    """Everything from `audio` through `converter` into `file`; returns the number of samples and the peak."""
-    rate, channels = int(audio.samplerate), audio.num_channels
+    """All of `recording` through `converter` into `file`; returns the number of samples and the peak."""
+    rate, channels = int(recording.sample_rate), recording.channels
     try:
         writer = AudioFile(file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target))
     except (ValueError, RuntimeError) as error:
         raise FileError(f"{target} cannot hold {channels} channels at {rate} Hz: {str(error).rstrip('.')}") from None
-    peak = 0.0
-    samples = 0
+    # What the converter holds back at the start is pushed out by silence at the end: output lies on input.
     skip = converter.latency_samples
+    end = np.zeros((channels, skip), np.float32)
+    samples, peak = 0, 0.0
     with writer:
-        for block in _blocks(audio, source, converter.latency_samples):
+        for block in chain(recording.blocks(), [end]):
             converted = converter.process_block(block)[:, skip:]
             skip -= block.shape[1] - converted.shape[1]
             samples += converted.shape[1]
@@ -193,17 +201,3 @@ def _convert_stream(
             writer.write(converted)
             advance(converted.shape[1])
     return samples, peak
-
-
-def _blocks(audio: ReadableAudioFile, source: Path, latency: int) -> Iterator[NDArray[np.float32]]:
-    """The recording as blocks [channels, n], then `latency` zeros that push the last samples out."""
-    while audio.tell() < audio.frames:
-        try:
-            block = audio.read(BLOCK_SAMPLES)
-        except RuntimeError as error:
-            raise FileError(f"{source} is damaged after {audio.tell()} samples: {error}") from None
-        if not block.shape[1]:
-            break  # shorter than its header promised
-        yield block
-    for start in range(0, latency, BLOCK_SAMPLES):
-        yield np.zeros((audio.num_channels, min(BLOCK_SAMPLES, latency - start)), np.float32)

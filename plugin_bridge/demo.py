@@ -17,7 +17,8 @@ from dsp.pitch import compare_pitch, track_pitch
 from plugin_bridge.board import Board
 from plugin_bridge.convert import BIT_DEPTH, automatic_transposition, voice_range_hz
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import open_audio, replacing
+from plugin_bridge.files import replacing
+from plugin_bridge.recording import open_recording
 from plugin_bridge.report import Take, cents, write_report
 
 LIVE_BLOCK = 512  # the block for which the latency is told: what audio interfaces commonly run at
@@ -107,9 +108,9 @@ def demo_phrase() -> tuple[NDArray[np.float32], int]:
     """The bundled phrase, [1, n], and its sample rate."""
     with (
         importlib.resources.as_file(importlib.resources.files("presets") / "demo_phrase.flac") as path,
-        open_audio(path) as audio,
+        open_recording(path) as recording,
     ):
-        return audio.read(audio.frames), int(audio.samplerate)
+        return recording.read(0, recording.samples), int(recording.sample_rate)
 
 
 def describe(result: DemoResult) -> tuple[str, str, str, str, str]:

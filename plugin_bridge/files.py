@@ -1,15 +1,15 @@
-"""Audio files as the command line meets them: found in folders, opened with clear errors, never half-written."""
+"""Files as the command line meets them: found in folders, paired with what becomes of them, never half-written."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pedalboard.io import AudioFile, ReadableAudioFile, get_supported_read_formats
+from pedalboard.io import get_supported_read_formats
 
 # Formats that are written without a loss or padding, so that rate, channels and length stay what they were.
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
@@ -26,42 +26,6 @@ class Job:
 
     source: Path
     target: Path
-
-
-@contextmanager
-def open_audio(path: Path) -> Iterator[ReadableAudioFile]:
-    """A recording opened for reading: there, readable, and not empty.
-
-    Raises
-    ------
-    FileError
-    """
-    if path.is_dir():
-        raise FileError(f"{path} is a folder, not an audio file")
-    if not path.exists():
-        raise FileError(f"there is no file {path}")
-    if not path.is_file():
-        raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("rb"))
-            if not file.read(1):
-                raise FileError(f"{path} is an empty file, without any audio")
-        except OSError as error:
-            raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
-        try:
-            try:
-                audio = AudioFile(str(path))  # by name: some systems read some formats only so
-            except TypeError:  # the name's bytes are no text
-                file.seek(0)
-                audio = AudioFile(file)
-        except (ValueError, RuntimeError):
-            formats = _listed(readable_suffixes())
-            raise FileError(f"{path} holds no audio in a format that can be read ({formats})") from None
-        stack.enter_context(audio)
-        if not (audio.frames and audio.num_channels):
-            raise FileError(f"{path} is an audio file of 0 samples: there is nothing to convert")
-        yield audio
 
 
 @contextmanager
@@ -106,7 +70,7 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
         if source.is_dir():
             found = list(_audio_below(source, output))
             if not found:
-                problems.append(f"the folder {source} holds no audio files ({_listed(readable_suffixes())})")
+                problems.append(f"the folder {source} holds no audio files ({listed(readable_suffixes())})")
             # Of several folders each keeps its name; of one, the contents are what was asked for.
             root = output / source.resolve().name if len(inputs) > 1 else output
             jobs += [Job(path, _with_lossless_suffix(root / path.relative_to(source))) for path in found]
@@ -139,7 +103,7 @@ def format_of(path: Path) -> str:
 
 def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
     if job.target.suffix.lower() not in WRITABLE:
-        return f"{job.target} needs a suffix that names its format ({_listed(WRITABLE)}), not {job.target.suffix!r}"
+        return f"{job.target} needs a suffix that names its format ({listed(WRITABLE)}), not {job.target.suffix!r}"
     if job.target in taken:
         return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
     with suppress(OSError):  # one of the two is not there: they are not the same
@@ -163,5 +127,6 @@ def _with_lossless_suffix(path: Path) -> Path:
     return path if path.suffix.lower() in LOSSLESS else path.with_suffix(".wav")
 
 
-def _listed(suffixes: Sequence[str]) -> str:
+def listed(suffixes: Sequence[str]) -> str:
+    """Suffixes for people: "wav, flac"."""
     return ", ".join(suffix.lstrip(".") for suffix in suffixes)

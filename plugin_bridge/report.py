@@ -15,11 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
-from pedalboard.io import AudioFile, ReadableAudioFile
+from pedalboard.io import AudioFile
 
 from dsp.pitch import PitchTrack, compare_pitch, track_pitch
 from dsp.spectra import Spectrogram, spectrogram
-from plugin_bridge.files import open_audio, replacing
+from plugin_bridge.files import replacing
+from plugin_bridge.recording import BLOCK_SAMPLES, Recording, open_recording
 
 EXCERPT_S = 15.0  # of each recording: some 2 MB of the page, and still readable as a picture
 MOST_TAKES = 12  # on one page, which stays below some 50 MB
@@ -58,16 +59,14 @@ class Take:
 
 def take_from_files(heading: str, source: Path, target: Path, shift_semitones: float, facts: Sequence[tuple[str, str]]) -> Take:
     """The loudest 15 seconds of a recording and the same seconds of its conversion."""
-    with open_audio(source) as audio:
-        rate = audio.samplerate
+    with open_recording(source) as recording:
+        rate = recording.sample_rate
         length = int(EXCERPT_S * rate)
-        start = _loudest_start(audio, length)
-        audio.seek(start)
-        before = audio.read(length)
-    with open_audio(target) as audio:
-        audio.seek(min(start, audio.frames))
-        after = audio.read(length)
-    if start or before.shape[1] == length:
+        start = _loudest_start(recording, length)
+        before = recording.read(start, length)
+    with open_recording(target) as recording:
+        after = recording.read(start, length)
+    if before.shape[1] == length:
         facts = [*facts, ("Shown", f"{_clock(start / rate)} to {_clock((start + before.shape[1]) / rate)}")]
     before_pitch, after_pitch = track_pitch(_mono(before), rate), track_pitch(_mono(after), rate)
     return Take(heading, before, after, rate, before_pitch, after_pitch, shift_semitones, facts)
@@ -96,19 +95,13 @@ def write_report(path: Path, title: str, lead: str, table: Sequence[Sequence[str
         file.write(page.encode("utf-8", "backslashreplace"))
 
 
-def _loudest_start(audio: ReadableAudioFile, length: int) -> int:
-    """Where the `length` samples with the most energy begin, to the second: a stem may be silent for minutes."""
-    second = int(audio.samplerate)
-    energy: list[float] = []
-    while audio.tell() < audio.frames:
-        block = audio.read(second)
-        if not block.shape[1]:
-            break
-        energy.append(float(np.square(np.clip(np.nan_to_num(block), -1, 1), dtype=np.float64).sum()))
-    window = max(1, length // second)
-    if len(energy) <= window:
+def _loudest_start(recording: Recording, length: int) -> int:
+    """Where the `length` samples with the most energy begin, to a second or two: a stem may be silent for minutes."""
+    energy = [float(np.square(np.clip(np.nan_to_num(block), -1, 1), dtype=np.float64).sum()) for block in recording.blocks()]
+    window = max(1, length // BLOCK_SAMPLES)
+    if recording.samples <= length:
         return 0
-    return second * int(np.argmax(np.convolve(energy, np.ones(window), "valid")))
+    return BLOCK_SAMPLES * int(np.argmax(np.convolve(energy, np.ones(window), "valid")))
 
 
 def _section(number: int, take: Take) -> str:

@@ -169,6 +169,25 @@ def test_a_broken_pack_is_told(tmp_path):
     assert result.exit_code == 2 and "x.voice" in one_sentence(result)
 
 
+def test_of_a_recording_cut_short_what_is_there_is_converted_and_told(tmp_path):
+    source = write_audio(tmp_path / "a.wav", 2.0)
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 2])
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512")
+    assert result.exit_code == 0 and re.search(r"cut short: 1\.0 s of the 2\.0 s", one_sentence(result))
+    assert read_audio(tmp_path / "b.wav").shape[1] == pytest.approx(48000, abs=100)
+
+
+def test_a_damaged_recording_leaves_nothing(tmp_path):
+    source = write_audio(tmp_path / "a.flac", 2.0)
+    data = bytearray(source.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    source.write_bytes(data)
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512")
+    assert result.exit_code == 2 and "damaged" in one_sentence(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.flac"]
+
+
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A disk of 256 KiB."""
