@@ -113,7 +113,7 @@ class Board(MutableSequence["Plugin | None"]):
                 raise ValueError(f"a Board takes effects, got an instrument, {plugin!r}")
         if self._stream is not None:
             with contextlib.suppress(RuntimeError):  # pedalboard, too, says it when the list is processed
-                build(shape_of(plugins, set()), self._stream, self._nodes, self._nodes)
+                self._build(shape_of(plugins, set()), self._stream, self._nodes, self._nodes)
 
     @property
     def is_effect(self) -> bool:
@@ -299,9 +299,12 @@ class Board(MutableSequence["Plugin | None"]):
             self._running = "no"
         now: Nodes = {}
         self._stream = None  # if a plugin refuses the stream, those before it are prepared for it already
-        self._chain = build(shape, stream, before, now)
+        self._chain = self._build(shape, stream, before, now)
         self._nodes, self._shape, self._stream = now, shape, stream
         return self._chain
+
+    def _build(self, shape: Shape, stream: Stream, before: Nodes, now: Nodes) -> Series:
+        return build(shape, stream, before, now, bind=self._running != "no" or stream.block_size is not None)
 
     def _begin(self, chain: Series, how: Literal["live", "aligned"]) -> None:
         chain.restart(0)

@@ -261,11 +261,21 @@ class Native(Leaf):
 class Own(Leaf):
     """A `VoiceConverter`, a `Board`, or whatever else follows `Processor`."""
 
-    def __init__(self, plugin: Processor, stream: Stream) -> None:
+    def __init__(self, plugin: Processor, stream: Stream, bind: bool) -> None:
         super().__init__(stream)
         self._plugin = plugin
-        plugin.prepare(stream.sample_rate, stream.block_size, stream.channels)
+        self._prepared = False
         self._silent = True
+        if bind:
+            self._prepare()
+        else:
+            # Next to nothing, as a whole signal: refuses a rate that is not for it, and makes `latency_samples` the one at
+            # this rate. Unlike `prepare` it does not bind the converter to that latency, so that any voice may follow.
+            self._render(silence(stream.channels, stream.channels + 1), 1)
+
+    def _prepare(self) -> None:
+        self._plugin.prepare(self._stream.sample_rate, self._stream.block_size, self._stream.channels)
+        self._prepared = self._silent = True
 
     @property
     def latency(self) -> int:
@@ -278,7 +288,9 @@ class Own(Leaf):
     def restart(self, lead: int) -> None:
         # A block of constant length must come whole.
         self._lead = lead if self._stream.block_size is None else 0
-        if not self._silent:
+        if not self._prepared:
+            self._prepare()
+        elif not self._silent:
             self.clear()
 
     def clear(self) -> None:
@@ -338,11 +350,11 @@ class Parallel:
     def __init__(self, branches: list[Series], channels: int) -> None:
         self._branches = branches
         self._channels = channels
-        self._align()
+        self._forget()
 
-    def _align(self) -> None:
-        self._delays = [self.latency - branch.latency for branch in self._branches]
-        self._queues = [_Queue(self._channels, delay) for delay in self._delays]
+    def _forget(self) -> None:
+        self._delays = [0] * len(self._branches)
+        self._queues = [_Queue(self._channels) for _ in self._branches]
 
     @property
     def latency(self) -> int:
@@ -355,7 +367,7 @@ class Parallel:
     def restart(self, lead: int) -> None:
         for branch in self._branches:
             branch.restart(lead)
-        self._align()
+        self._forget()
 
     def clear(self) -> None:
         for branch in self._branches:
@@ -365,10 +377,10 @@ class Parallel:
         outputs = [branch.step(x) for branch in self._branches]
         total = silence(*x.shape)
         for i, y in enumerate(outputs):
-            grown = self.latency - self._branches[i].latency - self._delays[i]
-            if grown > 0:
-                self._queues[i].push(silence(self._channels, grown))
-                self._delays[i] += grown
+            early = self.latency - self._branches[i].latency - self._delays[i]
+            if early > 0:
+                self._queues[i].push(silence(self._channels, early))
+                self._delays[i] += early
             if self._delays[i]:
                 self._queues[i].push(y.copy())
                 y = self._queues[i].pop(x.shape[1])
@@ -419,8 +431,12 @@ def shape_of(plugins: Iterable[object], seen: set[int]) -> Shape:
     return tuple(shape)
 
 
-def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes) -> Series:
-    """The chain for a shape. Nodes found in `before` go on where they were; all that the chain has come into `now`."""
+def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes, bind: bool) -> Series:
+    """The chain for a shape. Nodes found in `before` go on where they were; all that the chain has come into `now`.
+
+    `bind` prepares new processors of ours for this stream; else they wait for `restart`, and are free as long as they get
+    whole signals only.
+    """
     nodes: list[Node] = []
     for part in shape:
         if part is None:
@@ -428,20 +444,19 @@ def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes) -> Series:
         if isinstance(part, tuple):
             container, inside = part
             if isinstance(container, pedalboard.Mix):
-                branches = [build((branch,), stream, before, now) for branch in inside]
+                branches = [build((branch,), stream, before, now, bind) for branch in inside]
                 now[part] = before[part] if part in before else Parallel(branches, stream.channels)
                 nodes.append(now[part])
             else:
-                nodes.append(build(inside, stream, before, now))
+                nodes.append(build(inside, stream, before, now, bind))
+            continue
+        key = id(part)  # `before` and `now` hold the plugin, so that no other gets its id
+        if key in before:
+            now[key] = before[key]
+        elif isinstance(part, pedalboard.Plugin):
+            now[key] = Native(part, stream)
         else:
-            # By identity: `before` and `now` hold the plugin.
-            key = id(part)
-            if key in before:
-                now[key] = before[key]
-            elif isinstance(part, pedalboard.Plugin):
-                now[key] = Native(part, stream)
-            else:
-                assert isinstance(part, Processor)
-                now[key] = Own(part, stream)
-            nodes.append(now[key])
+            assert isinstance(part, Processor)
+            now[key] = Own(part, stream, bind)
+        nodes.append(now[key])
     return Series(nodes)

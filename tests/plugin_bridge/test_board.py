@@ -398,6 +398,31 @@ class TestWithConverters:
         board.process_block(x[0, :512])
         assert board.flush().shape == (board.latency_samples,)
 
+    def test_any_voice_may_follow_between_whole_signals(self) -> None:
+        """Also one with more latency, which a stream under way has to refuse."""
+        x = noise(5000)
+        for nest in (lambda vc: [vc], lambda vc: [Board([vc])]):
+            vc = delay("delay480")
+            board = Board(nest(vc))
+            for voice in ("delay480", "delay512", "rate16k", "delay480"):
+                vc.voice = voice
+                y = board(x, RATE)
+                if voice != "rate16k":
+                    np.testing.assert_allclose(y, x, atol=1e-7)
+                assert board.latency_samples == vc.latency_samples
+            board.prepare(RATE, 480)
+            with pytest.raises(ValueError, match="needs a latency of 736 samples and the stream was prepared for 96"):
+                vc.voice = "delay512"
+
+    def test_plugins_that_look_ahead_hear_the_ones_before_them_ring_on(self) -> None:
+        """At the end of a whole signal as at the end of a stream."""
+        x = noise(6000)
+        board = Board([pedalboard.Delay(0.01, feedback=0.5), Board([pedalboard.Resample(8000)]), delay("rate16k")])
+        whole = board(x, RATE)
+        board.reset()
+        y = np.concatenate([streamed(board, x), board.flush()], axis=1)
+        np.testing.assert_allclose(y, whole, rtol=0, atol=1e-6)
+
     def test_nothing_of_one_signal_is_left_in_the_next(self) -> None:
         x = noise(6000)
         for board in (
