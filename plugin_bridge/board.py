@@ -197,7 +197,7 @@ class Board(MutableSequence["Plugin | None"]):
         with self._lock:
             stream = self._prepared
             if stream is None:
-                raise RuntimeError("process_block needs prepare(sample_rate, block_size, channels) to be called before it")
+                raise RuntimeError("process_block needs prepare(sample_rate, block_size, channels) first")
             check_block(x, out, stream.channels, stream.block_size)
             chain = self._arrange(stream)
             if self._running != "live":

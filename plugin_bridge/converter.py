@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from dsp.layout import ChannelLayout
 from dsp.resampling import exact_rate
 from plugin_bridge.engine import Engine, Faults, Setup, engine_latency
 from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.protocol import check_audio, check_block, number, positive
 from plugin_bridge.stream import HostStream
 from plugin_bridge.voices import find_voice
 
@@ -196,7 +196,7 @@ class VoiceConverter:
         self._outdated = False  # `_target` does not fit `_stream`'s latency: make a new one when audio comes
         self._promised = False  # `prepare` was called: the latency must hold until it is called again
         self._running = False  # in the middle of a stream
-        self._trimmed = False  # by `process`, which leaves out the first `latency_samples`
+        self._trimmed = False  # the last call was to `process`, which leaves out the first `latency_samples`
         self._flat = True  # `process_block` was last given [n] rather than [channels, n]
 
     pitch_shift = _Number("pitch_shift")
@@ -304,12 +304,12 @@ class VoiceConverter:
         channels : int
             1 to 8.
         """
-        rate = exact_rate(_number("sample_rate", sample_rate))
+        rate = exact_rate(number("sample_rate", sample_rate))
         if block_size is not None:
-            block_size = _positive("block_size", block_size)
+            block_size = positive("block_size", block_size)
             if block_size > LARGEST_BLOCK:
                 raise ValueError(f"block_size must be at most {LARGEST_BLOCK} samples, got {block_size}")
-        channels = _positive("channels", channels)
+        channels = positive("channels", channels)
         if channels > MOST_CHANNELS:
             raise ValueError(f"channels must be 1 to {MOST_CHANNELS}, got {channels}")
         with self._lock:
@@ -391,16 +391,19 @@ class VoiceConverter:
         RuntimeError
             If a square array leaves open which axis is time.
         """
-        _check_audio(input_array)
-        rate = exact_rate(_number("sample_rate", sample_rate))
-        _positive("buffer_size", buffer_size)
+        check_audio(input_array)
+        rate = exact_rate(number("sample_rate", sample_rate))
+        positive("buffer_size", buffer_size)
         with self._lock:
             samples = self._layout.read(input_array)
             channels, n = samples.shape
             if channels > MOST_CHANNELS:
                 self._layout.forget()
                 raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {channels}")
+            self._trimmed = True
             if samples.size == 0:
+                if reset and self._stream is not None:
+                    self._restart(self._stream)
                 return np.zeros(input_array.shape, np.float32)
             stream = self._stream_for(rate, channels, any_block=not reset)
             latency = stream.setup.latency
@@ -412,7 +415,7 @@ class VoiceConverter:
                 omit = min(n, max(0, latency - stream.position))
                 out = np.empty((channels, n - omit), np.float32)
                 stream.take(self._numbers, self._bypass, self._engines)
-                self._running = self._trimmed = True
+                self._running = True
                 self._feed(stream, samples, n, omit, out)
             return self._layout.restore(out)
 
@@ -492,23 +495,15 @@ class VoiceConverter:
         ValueError, TypeError
             If shapes, sizes or types are others than prepared for.
         """
-        _check_audio(x)
         with self._lock:
             stream = self._stream
             if stream is None or not self._promised:
                 raise RuntimeError("process_block needs prepare(sample_rate, block_size, channels) first")
             setup = stream.setup
-            if x.ndim not in (1, 2) or (1 if x.ndim == 1 else x.shape[0]) != setup.channels:
-                raise ValueError(f"block must have the shape ({setup.channels}, n) as prepared, got {x.shape}")
+            check_block(x, out, setup.channels, setup.block)
             n = x.shape[-1]
-            if setup.block is not None and n % setup.block:
-                raise ValueError(f"block must have {setup.block} samples as prepared, or a multiple of that, got {n}")
             if out is None:
                 out = np.empty(x.shape, np.float32)
-            elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
-                raise TypeError("out must be a float32 array")
-            elif out.shape != x.shape or not out.flags.writeable:
-                raise ValueError(f"out must be writeable and have the shape of the block, {x.shape}, got {out.shape}")
             self._flat = x.ndim == 1
             self._running, self._trimmed = True, False
             block, given = (x[None, :], out[None, :]) if self._flat else (x, out)
@@ -524,28 +519,3 @@ class VoiceConverter:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError("cannot pickle 'plugin_bridge.VoiceConverter' object")
-
-
-def _check_audio(array: object) -> None:
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"audio must be a numpy array, got {type(array).__name__}")
-    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-        raise TypeError(
-            f"plugin_bridge only supports 32-bit and 64-bit floating point audio for processing, got {array.dtype}."
-        )
-
-
-def _number(name: str, value: object) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
-
-
-def _positive(name: str, value: SupportsIndex) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
