@@ -228,6 +228,32 @@ class TestNativePlugins:
         board = Board([pedalboard.Mix([pedalboard.Gain(0), AddLatency(480), AddLatency(31)])])
         np.testing.assert_allclose(streamed(board, x), 3 * x[:, : 20_000 - board.latency_samples], atol=1e-6)
 
+    def test_the_host_may_reuse_its_block(self) -> None:
+        x = noise(9000)
+        for plugin, gain in ((AddLatency(100), 1), (pedalboard.Mix([None, AddLatency(100)]), 2)):
+            board = Board([plugin])
+            board.prepare(RATE)
+            given = np.empty((1, 90), np.float32)
+            outputs = []
+            for start in range(0, 9000, 90):
+                given[:] = x[:, start : start + 90]
+                outputs.append(board.process_block(given))
+                given.fill(9)
+            y = np.concatenate(outputs, axis=1)
+            np.testing.assert_allclose(y[:, board.latency_samples :], gain * x[:, : -board.latency_samples], atol=1e-6)
+
+    def test_a_branch_of_a_mix_whose_latency_grows_takes_the_others_along(self) -> None:
+        limiter = pedalboard.BrickwallLimiter(ceiling_db=0, lookahead_ms=1)
+        board = Board([pedalboard.Mix([limiter, None])])
+        board.prepare(RATE, 64)
+        live(board, noise(6400), itertools.repeat(64))
+        limiter.lookahead_ms = 10
+        live(board, np.zeros((1, 6400), np.float32), itertools.repeat(64))
+        assert board.latency_samples == 480
+        x = noise(6400) * np.float32(0.1)
+        y = live(board, x, itertools.repeat(64))
+        np.testing.assert_allclose(y[:, 480:], 2 * x[:, :-480], atol=1e-6)
+
     def test_a_mix_can_grow(self) -> None:
         x = noise(5000)
         mix = pedalboard.Mix([AddLatency(100)])
