@@ -132,7 +132,8 @@ def convert(
             gate_db=gate,
             transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
         )
-        settings.converter(0.0 if settings.transpose == "auto" else settings.transpose)
+        # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
+        settings.converter(0.0 if settings.transpose == "auto" else settings.transpose).prepare(48_000)
         jobs, problems = plan(paths[:-1], paths[-1])
     except (ValueError, OSError) as error:
         _fail(str(error))

@@ -21,7 +21,7 @@ from plugin_bridge.recording import Recording, open_recording
 from plugin_bridge.voices import find_voice
 
 BIT_DEPTH = 24
-EXCERPT_S = 5.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
+EXCERPT_S = 4.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
 EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
 
 Transposition = float | Literal["auto"]
@@ -107,7 +107,7 @@ def convert_file(
     Raises
     ------
     FileError
-        If the source cannot be read or the target not be written.
+        If the source cannot be read, the voice's model fails on it, or the target cannot be written.
     ValueError
         From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
     """
@@ -121,6 +121,8 @@ def convert_file(
         converter.prepare(rate, None, recording.channels)
         with replacing(target) as file:
             samples, peak = _convert_stream(recording, file, target, converter, advance)
+            if converter.errors:
+                raise FileError(f"{source} was not converted: the voice's model failed on {converter.errors} of its chunks")
         return Conversion(
             source=source,
             target=target,

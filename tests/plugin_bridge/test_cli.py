@@ -10,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+from packs import voice_card
 from pedalboard.io import AudioFile
 from typer.testing import CliRunner
 
+from models.pack import PackManifest, write_pack
 from plugin_bridge.cli import app
 
 
@@ -165,8 +167,17 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
 def test_a_broken_pack_is_told(tmp_path):
     source = write_audio(tmp_path / "a.wav")
     (tmp_path / "x.voice").write_bytes(b"PK no zip")
-    result = run("convert", source, tmp_path / "b.wav", "--voice", tmp_path / "x.voice")
+    result = run("convert", source, source, tmp_path / "out", "--voice", tmp_path / "x.voice")
     assert result.exit_code == 2 and "x.voice" in one_sentence(result)
+
+
+def test_a_pack_with_a_broken_model_is_told_once(tmp_path):
+    sources = [write_audio(tmp_path / "in" / name) for name in ("a.wav", "b.wav")]
+    manifest = PackManifest(title="x", voices=[voice_card("x")], sample_rate=48000, licence="CC0-1.0")
+    write_pack(tmp_path / "x.voice", manifest, {"other.bin": b"no model"})
+    result = run("convert", *sources, tmp_path / "out", "--voice", tmp_path / "x.voice")
+    assert result.exit_code == 2 and "stream.onnx" in one_sentence(result)
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_a_recording_cut_short_what_is_there_is_converted_and_told(tmp_path):
@@ -339,3 +350,14 @@ def test_help_is_there_for_every_command():
     for command in ("voices", "convert", "demo", "bench", "train", "doctor"):
         result = run(command, "--help")
         assert result.exit_code == 0 and "Usage" in result.stdout
+
+
+def test_training_without_torch_says_how_to_install_it(tmp_path):
+    """In a process where torch cannot be imported, as after a plain installation."""
+    script = "import sys; sys.modules['torch'] = None; from plugin_bridge.cli import main; main()"
+    command = [sys.executable, "-c", script, "train", "me", str(tmp_path), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "training needs torch, which is not there" in done.stderr
+    assert "pip install torch==2.13.0 'onnx>=1.17'" in done.stderr
+    assert not (tmp_path / "work").exists()

@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from packs import delay_model, voice_card
+from onnx import helper
+from packs import constant, delay_model, voice_card, write_test_pack
 from pedalboard.io import AudioFile
 
 from dsp.singer import Note, sing
@@ -123,8 +124,8 @@ def sung(midi, seconds=1.5, rate=48000):
 
 def test_the_median_pitch_of_a_long_recording_is_that_of_its_notes(tmp_path):
     """Silence and A3, most of it beyond the first excerpt."""
-    pause = np.zeros((1, 48000 * 8), np.float32)
-    note = sung(57, 5.0)
+    pause = np.zeros((1, 48000 * 6), np.float32)
+    note = sung(57, 4.0)
     source = write_audio(tmp_path / "a.wav", np.concatenate([pause, note, note, pause, note, note, note, pause], axis=1))
     with open_recording(source) as recording:
         assert abs(12 * np.log2(source_median_hz(recording) / 220.0)) < 0.5
@@ -171,6 +172,23 @@ def test_the_range_of_a_mixture_lies_between_its_voices(ranged_voices):
     # Equal weights: the geometric means of 100 and 400, and of 200 and 800.
     assert voice_range_hz({low: 2.0, high: 2.0}) == pytest.approx((200, 400))
     assert voice_range_hz({low: 1.0, high: 0.0}) == pytest.approx((100, 200))
+
+
+def test_a_model_that_fails_leaves_nothing(tmp_path):
+    """sqrt(1/4 - x): fine on silence, not a number where the recording is louder."""
+    model = delay_model({"fragile": 1.0})
+    model.graph.node[-1].output[0] = "fine"
+    model.graph.node.extend(
+        [helper.make_node("Sub", ["quarter", "fine"], ["less"]), helper.make_node("Sqrt", ["less"], ["audio_out"])]
+    )
+    model.graph.initializer.append(constant("quarter", [0.25]))
+    pack = write_test_pack(tmp_path / "fragile.voice", model)
+    source = write_audio(tmp_path / "a.wav", noise(48000))
+    with pytest.raises(FileError, match=r"a\.wav was not converted: the voice's model failed on 9\d of its chunks"):
+        convert_file(source, tmp_path / "b.wav", Settings(str(pack)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "fragile.voice"]
+    quiet = write_audio(tmp_path / "c.wav", 0.4 * noise(48000))
+    convert_file(quiet, tmp_path / "d.wav", Settings(str(pack)))
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):
