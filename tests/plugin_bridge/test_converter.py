@@ -170,6 +170,15 @@ def test_flush_of_nothing_is_empty() -> None:
     assert converter.flush().shape == (0,)
     converter(noise(100), RATE)
     assert converter.flush().shape == (0,), "reset=True leaves nothing over"
+    converter(noise(100, 2), RATE)
+    assert converter.flush().shape == (0, 2)
+
+
+def test_an_empty_recording_resets_too() -> None:
+    converter = VoiceConverter("accumulator")
+    converter(np.ones(20_000, np.float32), RATE, reset=False)
+    assert converter(np.zeros(0, np.float32), RATE).shape == (0,)
+    assert not np.any(converter(np.zeros(2000, np.float32), RATE, reset=False))
 
 
 @pytest.mark.parametrize("reset", [True, False])
