@@ -1,0 +1,1 @@
+"""LLVC: the waveform-to-waveform converter of "Low-latency Real-time Voice Conversion on CPU"."""
