@@ -37,7 +37,7 @@ FAILED = 2
 INTERRUPTED = 130
 
 # What the summary and the page tell of each conversion.
-FIGURES = ("Length", "Rate", "Channels", "Transposed", "x real time", "Peak")
+FIGURES = ("Length", "Transposed", "x real time", "Peak")
 WIDE = 200  # columns, where a table goes to a file or a program: no line is broken for a screen that is not there
 
 app = typer.Typer(
@@ -207,6 +207,7 @@ def bench(
     graph, step = figures["graph"], figures["graph"]["step_ms"]
     table = _table("What", "Value", title=f"{voice}, on one thread")
     table.add_row("Speed", f"{graph['times_real_time']:.1f} x real time")
+    table.add_row("Load", f"{100 * graph['cpu_seconds_per_second']:.1f} % of a thread while live")
     table.add_row("Chunk", f"{graph['chunk']} samples ({graph['chunk_ms']:.2f} ms) at {graph['sample_rate']} Hz")
     for name, value in step.items():
         table.add_row(f"Step {name}", f"{value:.3f} ms ({100 * value / graph['chunk_ms']:.0f} % of a chunk)")
@@ -357,8 +358,6 @@ def _figures(file: Conversion) -> tuple[str, ...]:
     level = f"{20 * math.log10(file.peak):.1f} dBFS" if file.peak > 0 else "silent"
     return (
         _duration(file.seconds),
-        f"{file.sample_rate:.0f} Hz",
-        str(file.channels),
         f"{file.transposition:+g} semitones" if file.transposition else "no",
         f"{file.times_real_time:.1f}",
         f"{level}, clipped" if file.peak > 1 else level,

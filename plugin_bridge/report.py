@@ -289,10 +289,10 @@ img {{ width: 100%; height: auto; margin-top: 1.2rem; border-radius: 8px; displa
 <main>
 <h1>{title}</h1>
 <p>{lead}</p>
-<div class="results" tabindex="0" role="region" aria-label="Results"><table>{table}</table></div>
-{sections}
 <p>Starting one player stops the other and goes on from the same place, so that before and after compare directly.
 In the pictures the thin bright line is the pitch.</p>
+<div class="results" tabindex="0" role="region" aria-label="Results"><table>{table}</table></div>
+{sections}
 </main>
 <script>
 for (const section of document.querySelectorAll("section")) {{

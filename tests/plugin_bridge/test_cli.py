@@ -60,7 +60,7 @@ def test_a_recording_is_converted_in_a_process_of_its_own(tmp_path):
     process = start("convert", source, tmp_path / "b.flac", "--voice", "delay512")
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and errors == ""
-    for word in ("b.flac", "1.0 s", "44100 Hz", "x real time", "dBFS"):
+    for word in ("b.flac", "1.0 s", "x real time", "dBFS"):
         assert word in output
     with AudioFile(str(tmp_path / "b.flac")) as file:
         assert (file.frames, file.samplerate, file.num_channels) == (44100, 44100, 2)
