@@ -12,7 +12,7 @@ import pedalboard
 from numpy.typing import NDArray
 
 from dsp.layout import ChannelLayout
-from plugin_bridge.chain import Audio, Nodes, Processor, Series, Shape, Stream, build, shape_of, silence
+from plugin_bridge.chain import Audio, Nodes, Processor, Series, Shape, Stream, build, is_processor, shape_of, silence
 from plugin_bridge.protocol import check_audio, check_block, normal, positive, rate
 
 Plugin: TypeAlias = "pedalboard.Plugin | Processor"
@@ -107,7 +107,7 @@ class Board(MutableSequence["Plugin | None"]):
         for plugin in plugins:
             if plugin is None:
                 continue
-            if isinstance(plugin, type) or not isinstance(plugin, (pedalboard.Plugin, Processor)):
+            if not (isinstance(plugin, pedalboard.Plugin) or is_processor(plugin)):
                 raise TypeError(f"a Board takes pedalboard plugins, VoiceConverters and Boards, got {plugin!r}")
             if getattr(plugin, "is_instrument", False):
                 raise ValueError(f"a Board takes effects, got an instrument, {plugin!r}")
@@ -133,7 +133,7 @@ class Board(MutableSequence["Plugin | None"]):
         """
         with self._lock:
             if self._stream is None:
-                return sum(plugin.latency_samples for plugin in self if isinstance(plugin, Processor))
+                return sum(plugin.latency_samples for plugin in self if is_processor(plugin))
             return self._arrange(self._stream).latency
 
     @property
@@ -146,7 +146,7 @@ class Board(MutableSequence["Plugin | None"]):
         """The part of `latency_samples` that is the models' own."""
         with self._lock:
             if self._stream is None:
-                return sum(plugin.lookahead_samples for plugin in self if isinstance(plugin, Processor))
+                return sum(plugin.lookahead_samples for plugin in self if is_processor(plugin))
             return self._arrange(self._stream).lookahead
 
     def prepare(self, sample_rate: float, block_size: int | None = None, channels: int = 1) -> None:
@@ -263,7 +263,7 @@ class Board(MutableSequence["Plugin | None"]):
         with self._lock:
             stream = self._stream
             if stream is None or self._running == "no":
-                return np.zeros(0, np.float32)
+                return self._layout.restore(silence(1 if stream is None else stream.channels, 0))
             chain = self._arrange(stream)
             latency = chain.latency
             size = stream.block_size or max(latency, 1)

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import pedalboard
@@ -27,9 +27,8 @@ _GRAIN = 64
 _LONGEST_LATENCY_SECONDS = 30.0
 
 
-@runtime_checkable
 class Processor(Protocol):
-    """What a `Board` asks of a processor that is not one of pedalboard's plugins."""
+    """What a `Board` asks of a processor that is not one of pedalboard's plugins: see `VoiceConverter`."""
 
     @property
     def latency_samples(self) -> int: ...
@@ -39,6 +38,12 @@ class Processor(Protocol):
     def process(self, input_array: Audio, sample_rate: float, buffer_size: int = 8192, reset: bool = True) -> Audio: ...
     def process_block(self, x: Audio, out: Audio | None = None) -> Audio: ...
     def reset(self) -> None: ...
+
+
+def is_processor(plugin: object) -> TypeGuard[Processor]:
+    """Whether a plugin follows `Processor`. Its class is looked at alone: to read a property of it may take long."""
+    names = ("latency_samples", "lookahead_samples", "prepare", "process", "process_block", "reset")
+    return all(hasattr(type(plugin), name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -456,7 +461,7 @@ def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes, bind: bool) -
         elif isinstance(part, pedalboard.Plugin):
             now[key] = Native(part, stream)
         else:
-            assert isinstance(part, Processor)
+            assert is_processor(part)
             now[key] = Own(part, stream, bind)
         nodes.append(now[key])
     return Series(nodes)

@@ -412,6 +412,13 @@ class TestWithConverters:
             np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
         assert short.flush().size == 0
 
+    def test_flush_without_a_stream(self) -> None:
+        for board in (Board(), Board([delay()])):
+            assert board.flush().size == 0
+            for x in (noise(1000)[0], noise(1000), noise(1000, 2), noise(1000, 2).T):
+                board(x, RATE)
+                assert board.flush().shape == tuple(0 if n == 1000 else n for n in x.shape)
+
     def test_flush_ends_a_live_stream(self) -> None:
         x = noise(512 * 20)
         board = Board([AddLatency(30), delay()])
