@@ -207,6 +207,7 @@ class VoiceConverter:
 
     @property
     def bypass(self) -> bool:
+        """The source instead of the output, at the same latency."""
         return self._bypass
 
     @bypass.setter
@@ -266,6 +267,7 @@ class VoiceConverter:
 
     @property
     def errors(self) -> int:
+        """Chunks that became silence because the model failed on them."""
         return self._faults.count
 
     @property

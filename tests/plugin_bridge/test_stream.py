@@ -222,6 +222,16 @@ def test_pitch_and_formant_reach_the_model_along_a_ramp(ratios: str) -> None:
     assert len(set(np.round(out, 4))) == 5, "three chunks begin on the way"
 
 
+def test_a_model_that_joined_later_reads_the_ramps_where_its_own_chunks_begin(ratios: str) -> None:
+    joined, at = 3000, 20_000
+    converter = prepared()
+    changes = {joined: setting(converter, voice=ratios), at: setting(converter, pitch_shift=12.0)}
+    out = play(converter, noise(30_000), changes)
+    source = np.arange(15_000, 30_000) - LATE
+    begin = joined + (source - joined + 256) // 512 * 512
+    assert np.allclose(out[15_000:], 2 ** np.clip((begin + 1 - at) / RAMP, 0, 1) + 4, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
