@@ -27,7 +27,7 @@ class NetworkConfig:
     encoder_blocks: int = 4
     decoder_blocks: int = 5
     content: int = 32
-    content_noise: float = 0.35  # of the unit variance that the normalised bottleneck has
+    content_noise: float = 0.25  # of the unit variance that the normalised bottleneck has
     embedding: int = 64
 
 

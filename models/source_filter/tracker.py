@@ -38,11 +38,17 @@ START_PITCH_HZ = 150.0
 PEAK_BINS = 4
 # Below this probability of voicing the last pitch is held.
 HOLD_BELOW = 0.5
+# A voice stays within reach of where it has just been: candidates within half an octave of the voiced past (fading to
+# nothing at 10 semitones), remembered for about half a second of voice, win over a stray formant or overtone ...
+RANGE_MEMORY_HOPS = 100
+RANGE_BINS = (18, 30)
+# ... and everywhere else a candidate needs some six times the salience, as any voice may leap.
+RANGE_FLOOR = 0.2
 
 # (samples at 12 kHz, of which at the end the window falls, spectrum spacing in Hz, first and last frequency).
 # 53 ms are three periods of 60 Hz; a longer fall would lag behind glides, a shorter one smears harmonics.
-LONG = (640, 160, 15.625, 46.875, 1109.375)
-SHORT = (256, 96, 31.25, 93.75, 3187.5)
+LONG = (640, 120, 15.625, 46.875, 1109.375)
+SHORT = (256, 64, 31.25, 93.75, 3187.5)
 # Mean band power below which (about -90 dB full scale) a frame fades to silence instead of being normalised.
 SILENCE_POWER = 1e-10
 
@@ -110,13 +116,21 @@ def _first_map(long: NDArray[np.float64], short: NDArray[np.float64]) -> Tensor:
     return torch.tensor(np.concatenate(channels, axis=1), dtype=torch.float32)
 
 
+def _range_table() -> Tensor:
+    """What the voiced past [PITCH_BINS], summed with forgetting, says for each candidate; rows of sum 1 over the memory."""
+    inner, outer = RANGE_BINS
+    bins = np.arange(PITCH_BINS)
+    reach = np.clip((outer - np.abs(bins[:, None] - bins)) / (outer - inner), 0, 1)
+    return torch.tensor(reach / reach.sum(axis=1, keepdims=True) / RANGE_MEMORY_HOPS, dtype=torch.float32)
+
+
 class PitchTracker(nn.Module):
     """Pitch and voicing of each hop of 256 samples at 48 kHz, causally.
 
     Batches and any whole number of hops a call; the same samples give the same answers however they are cut into calls.
     """
 
-    state_names = ("input", "signal", "shape", "context", "voicing", "pitch")
+    state_names = ("input", "signal", "shape", "context", "voicing", "range", "pitch")
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,6 +141,7 @@ class PitchTracker(nn.Module):
         self.register_buffer("short_table", short_table, persistent=False)
         bins = torch.arange(PITCH_BINS)
         near = torch.abs(bins[:, None] - bins) <= PEAK_BINS
+        self.register_buffer("range_table", _range_table(), persistent=False)
         self.register_buffer("near", near.to(torch.float32), persistent=False)
         pitch = torch.tensor(np.log(pitch_axis() / START_PITCH_HZ), dtype=torch.float32)
         self.register_buffer("moments", torch.stack([torch.ones(PITCH_BINS), pitch], dim=1), persistent=False)
@@ -136,7 +151,7 @@ class PitchTracker(nn.Module):
         octave = (1, BINS_PER_OCTAVE)
         self.octaves = nn.Conv2d(CHANNELS, CHANNELS, (1, 3), padding=(0, BINS_PER_OCTAVE), dilation=octave)
         self.recent = nn.Conv2d(CHANNELS, CHANNELS, (3, 5), padding=(0, 2))
-        self.context = nn.Conv2d(CHANNELS, CHANNELS, (3, 5), padding=(0, 2), dilation=(3, 1))
+        self.context = nn.Conv2d(CHANNELS, CHANNELS, (3, 3), padding=(0, 1), dilation=(3, 1))
         # The first channel is the salience of each pitch; the strongest value of every channel speaks for voicing.
         self.evidence = nn.Conv2d(CHANNELS, VOICING_CHANNELS, (1, 5), padding=(0, 2))
         self.voicing = nn.Conv1d(VOICING_CHANNELS + 1, 16, VOICING_FRAMES)
@@ -150,6 +165,7 @@ class PitchTracker(nn.Module):
             (batch, CHANNELS, 2, PITCH_BINS),
             (batch, CHANNELS, 6, PITCH_BINS),
             (batch, VOICING_CHANNELS + 1, VOICING_FRAMES - 1),
+            (batch, PITCH_BINS),
             (batch, 1),
         )
         return tuple(torch.zeros(shape) for shape in shapes)
@@ -165,13 +181,14 @@ class PitchTracker(nn.Module):
         signal = torch.cat([state[1], signal], dim=1)
         logits, voicing_logits, memory = self.analyse(signal, state[2:5])
         voicing = torch.sigmoid(voicing_logits)
-        voiced, pitch, held, track = voicing > HOLD_BELOW, self.decode(logits), state[5], []
+        pitch, reach = self.decode(torch.softmax(logits, dim=2), voicing, state[5])
+        voiced, held, track = voicing > HOLD_BELOW, state[6], []
         for hop in range(pitch.shape[1]):
             held = torch.where(voiced[:, hop : hop + 1], pitch[:, hop : hop + 1], held)
             track.append(held)
         f0 = START_PITCH_HZ * torch.exp(torch.cat(track, dim=1))
         history = (heard[:, -(DECIMATION_TAPS - DECIMATION) :], signal[:, -(LONG[0] - ANALYSIS_HOP) :])
-        return f0, voicing, (*history, *memory, held)
+        return f0, voicing, (*history, *memory, reach, held)
 
     def analyse(self, signal: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Salience logits [batch, hops, PITCH_BINS] and voicing logits [batch, hops] of `signal` at 12 kHz.
@@ -200,11 +217,21 @@ class PitchTracker(nn.Module):
         voicing = self.decision(functional.relu(self.voicing(strongest)))[:, 0]
         return salience, voicing, (shape[:, :, -2:], recent[:, :, -6:], strongest[:, :, -(VOICING_FRAMES - 1) :])
 
-    def decode(self, logits: Tensor) -> Tensor:
-        """Log of the pitch over START_PITCH_HZ, [batch, hops], from salience logits: centre of mass around the peak."""
-        near = self.get_buffer("near")[torch.argmax(logits, dim=2)]
-        mass = torch.matmul(torch.softmax(logits, dim=2) * near, self.get_buffer("moments"))
-        return mass[..., 1] / mass[..., 0]
+    def decode(self, salience: Tensor, voicing: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """Log of the pitch over START_PITCH_HZ, [batch, hops]: the centre of mass around the most likely peak.
+
+        `salience` [batch, hops, PITCH_BINS] are probabilities, `reach` [batch, PITCH_BINS] is the sum of the voiced past,
+        which comes back with these hops in it.
+        """
+        voiced, before = salience * voicing[..., None], []
+        for hop in range(salience.shape[1]):
+            before.append(reach)
+            reach = (1 - 1 / RANGE_MEMORY_HOPS) * reach + voiced[:, hop]
+        prior = torch.matmul(torch.stack(before, dim=1), self.get_buffer("range_table")) + RANGE_FLOOR / PITCH_BINS
+        near = self.get_buffer("near")[torch.argmax(salience * prior, dim=2)]
+        # The little that is added keeps the quotient defined where the peak itself has no mass left.
+        mass = torch.matmul((salience + 1e-9) * near, self.get_buffer("moments"))
+        return mass[..., 1] / mass[..., 0], reach
 
 
 def _power(frames: Tensor, table: Tensor) -> Tensor:

@@ -65,14 +65,16 @@ def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor) -> Tensor:
         spectra = [
             torch.stft(x, size, size // 4, window=window, center=False, return_complex=True).abs() for x in (made, wanted)
         ]
-        inside = (torch.arange(size // 2 + 1) * SAMPLE_RATE / size <= bandwidth_hz[:, None])[..., None].float()
+        hz = torch.arange(size // 2 + 1) * SAMPLE_RATE / size
+        # Every mel counts alike, or the loss would look mostly at what lies above 8 kHz.
+        weight = torch.where(hz <= bandwidth_hz[:, None], 1 / (700.0 + hz), torch.zeros(()))
+        weight = (weight / weight.sum(1, keepdim=True))[..., None]
         # Floor some 75 dB under full-scale noise: below, the recording's own hiss is not worth learning.
         floor = 2e-4 * size**0.5
         log_made, log_wanted = (torch.log(s + floor) for s in spectra)
-        frames = spectra[0].shape[2]
-        total = total + (torch.abs(log_made - log_wanted) * inside).sum() / (inside.sum() * frames)
-        difference = ((spectra[0] - spectra[1]) * inside).square().sum((1, 2)).sqrt()
-        total = total + 0.5 * (difference / ((spectra[1] * inside).square().sum((1, 2)).sqrt() + 0.1)).mean()
+        total = total + (torch.abs(log_made - log_wanted) * weight).sum() / log_made.shape[2] / len(made)
+        difference, wanted_power = ((s.square() * weight).sum((1, 2)) for s in (spectra[0] - spectra[1], spectra[1]))
+        total = total + 0.5 * (difference.sqrt() / (wanted_power.sqrt() + 2e-3)).mean()
     return total / len(LOSS_FFTS)
 
 
@@ -142,6 +144,11 @@ class Trainer(nn.Module):
         return pulses.unfold(1, 2 * HOP, HOP)
 
 
+def schedule(done: float, step: int) -> float:
+    """Factor of the learning rate: up over 200 steps, level, and down to a twentieth over the last third of the run."""
+    return min(1.0, (step + 1) / 200) * max(0.05, min(1.0, 3 * (1 - done)))
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
     partial = path.with_suffix(".partial")
@@ -197,7 +204,7 @@ def fit(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 200)
+            group["lr"] = config.learning_rate * schedule(step / steps, step)
         spectral, agreement = trainer(crop, generator)
         optimiser.zero_grad(set_to_none=True)
         (spectral + config.consistency * agreement).backward()
