@@ -2,9 +2,9 @@
 
 Signal path, for each hop of 256 samples at 48 kHz: decimation to 12 kHz, two spectra that lean on the newest samples (a
 long one that separates the harmonics of low voices, a short one that is quick), a learned map onto a logarithmic pitch
-axis, a convolutional network along pitch and a little of the past, a peak with its centre of mass, and a voicing decision.
-Plain matrix products instead of an FFT, so that it exports to any ONNX runtime; all memory is explicit state, zero at the
-start.
+axis, a convolutional network along pitch and a little of the past, the peak within reach of the voice's recent range
+with its centre of mass, and a voicing decision. Plain matrix products instead of an FFT, so that it exports to any ONNX
+runtime; all memory is explicit state, zero at the start.
 """
 
 import importlib.resources
@@ -71,7 +71,7 @@ def _decimation_filter() -> Tensor:
 
 
 def _spectrum_table(window: tuple[int, int, float, float, float]) -> tuple[Tensor, NDArray[np.float64]]:
-    """Windowed cosines and sines [samples, 2 * frequencies], giving a full-scale sine power 1, and their frequencies."""
+    """Windowed cosines and sines [samples, 2 * frequencies] that give a full-scale sine power 1; the frequencies."""
     length, fall, spacing, first, last = window
     rise = length - fall
     shape = np.concatenate(
@@ -104,7 +104,7 @@ def _at(frequencies: NDArray[np.float64], pitch: NDArray[np.float64]) -> NDArray
 
 
 def _first_map(long: NDArray[np.float64], short: NDArray[np.float64]) -> Tensor:
-    """Where training starts, [frequencies, MAP_CHANNELS * PITCH_BINS]: combs of both spectra, fundamental, its octave."""
+    """Where training starts, [frequencies, MAP_CHANNELS * PITCH_BINS]: combs of both spectra, fundamental, octave."""
     axis = pitch_axis()
     no_long, no_short = np.zeros((len(long), PITCH_BINS)), np.zeros((len(short), PITCH_BINS))
     channels = [
@@ -117,7 +117,7 @@ def _first_map(long: NDArray[np.float64], short: NDArray[np.float64]) -> Tensor:
 
 
 def _range_table() -> Tensor:
-    """What the voiced past [PITCH_BINS], summed with forgetting, says for each candidate; rows of sum 1 over the memory."""
+    """What each bin of the voiced past, summed with forgetting, says for each candidate, [PITCH_BINS, PITCH_BINS]."""
     inner, outer = RANGE_BINS
     bins = np.arange(PITCH_BINS)
     reach = np.clip((outer - np.abs(bins[:, None] - bins)) / (outer - inner), 0, 1)
@@ -193,8 +193,8 @@ class PitchTracker(nn.Module):
     def analyse(self, signal: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Salience logits [batch, hops, PITCH_BINS] and voicing logits [batch, hops] of `signal` at 12 kHz.
 
-        `signal` [batch, 576 + 64 * hops] begins with the samples before the first hop; `memory` is the state from "shape"
-        to "voicing".
+        `signal` [batch, 576 + 64 * hops] begins with the samples before the first hop; `memory` is the state from
+        "shape" to "voicing".
         """
         hops = (signal.shape[1] - LONG[0]) // ANALYSIS_HOP + 1
         frames = torch.stack([signal[:, i * ANALYSIS_HOP : i * ANALYSIS_HOP + LONG[0]] for i in range(hops)], dim=1)
@@ -220,8 +220,8 @@ class PitchTracker(nn.Module):
     def decode(self, salience: Tensor, voicing: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the pitch over START_PITCH_HZ, [batch, hops]: the centre of mass around the most likely peak.
 
-        `salience` [batch, hops, PITCH_BINS] are probabilities, `reach` [batch, PITCH_BINS] is the sum of the voiced past,
-        which comes back with these hops in it.
+        `salience` [batch, hops, PITCH_BINS] are probabilities, `reach` [batch, PITCH_BINS] is the sum of the voiced
+        past, which comes back with these hops in it.
         """
         voiced, before = salience * voicing[..., None], []
         for hop in range(salience.shape[1]):

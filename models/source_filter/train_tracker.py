@@ -3,9 +3,10 @@
     python -m models.source_filter.train_tracker train --data FOLDER... --out tracker.npz
     python -m models.source_filter.train_tracker evaluate FOLDER... --tracker tracker.npz
 
-Labels come from SwiftF0, which hears the future, and from synthetic voices whose pitch is known exactly. Each recording is
-also heard at other speeds, so that every pitch between 60 and 1100 Hz has examples. The loop is the usual one: draw crops,
-disturb them, step, log, checkpoint. Step n depends on the seed and n alone, so a resumed run equals an unbroken one.
+Labels come from SwiftF0, which hears the future, and from synthetic voices whose pitch is known exactly. Each recording
+is also heard at other speeds, so that every pitch between 60 and 1100 Hz has examples. The loop is the usual one: draw
+crops, disturb them, step, log, checkpoint. What step n draws depends on the seed and n alone, so a resumed run equals
+an unbroken one.
 """
 
 import argparse
@@ -60,6 +61,7 @@ WARM_UP_HOPS = 10
 LEAD_IN = 2048
 SYNTHETIC_SHARE = 0.3
 SYNTHETIC_CLIPS = 1200
+OTHER_SPEEDS = 2
 # Bins a hop of a glide that counts double: 100 cents in 100 ms.
 STEEP = 0.16
 # Weight of the decoded pitch's distance, in bins, against the cross-entropies.
@@ -74,8 +76,8 @@ AUDIO_SUFFIXES = {".ogg", ".flac", ".wav"}
 class Corpus:
     """Recordings at 12 kHz one after another, with a label for each hop of 64 samples.
 
-    audio : int16 [hops * 64]; bins : float32 [hops], pitch in bins of the tracker's axis; voicing : float32 [hops], probability;
-    weight : float32 [hops], 1 where the pitch is to be learned. The frame of label i ends at sample 64 * i.
+    audio : int16 [hops * 64]; bins : float32 [hops], pitch in bins of the tracker's axis; voicing : float32 [hops],
+    probability; weight : float32 [hops], 1 where the pitch is to be learned. Frame i ends at sample 64 * i.
     """
 
     audio: NDArray[np.int16]
@@ -123,16 +125,16 @@ def to_bins(hz: NDArray[np.float64]) -> FloatArray:
 # ---- labelled audio
 
 
-def label_recording(detector: SwiftF0, x: FloatArray, rate: int, rng: Generator, speeds: int = 2) -> Iterator[Corpus]:
-    """The recording at its own speed and at `speeds` others, chosen so that its median pitch falls anywhere in the range."""
+def label_recording(detector: SwiftF0, x: FloatArray, rate: int, rng: Generator) -> Iterator[Corpus]:
+    """The recording at its own speed and at others, chosen so that its median pitch falls anywhere in the range."""
     heard = detector.detect(x, rate)
     voiced = heard.confidence >= 0.5
     if voiced.sum() < 5:
         return
     log_pitch = np.interp(heard.timestamps, heard.timestamps[voiced], np.log2(heard.pitch_hz[voiced]))
     median = float(np.median(heard.pitch_hz[voiced]))
-    chosen = [1.0] + [float(np.clip(np.exp(rng.uniform(np.log(70), np.log(900))) / median, 0.5, 2.6)) for _ in range(speeds)]
-    for speed in chosen:
+    targets = np.exp(rng.uniform(np.log(70), np.log(900), OTHER_SPEEDS))
+    for speed in (1.0, *(float(speed) for speed in np.clip(targets / median, 0.5, 2.6))):
         y = soxr.resample(x, rate * speed, ANALYSIS_RATE)
         hops = len(y) // ANALYSIS_HOP
         times = (np.arange(hops) * ANALYSIS_HOP - TARGET_LAG) / ANALYSIS_RATE * speed
@@ -150,7 +152,7 @@ def label_recording(detector: SwiftF0, x: FloatArray, rate: int, rng: Generator,
 
 
 def synthesise(rng: Generator, seconds: float = 2.0) -> Corpus:
-    """A made-up voice at 12 kHz: notes with glides, vibrato, jitter and roughness through random formants, and noises between."""
+    """A made-up voice at 12 kHz: notes with glides, vibrato, jitter, roughness and random formants; noises between."""
     n = int(seconds * ANALYSIS_RATE) // ANALYSIS_HOP * ANALYSIS_HOP
     t = np.arange(n) / ANALYSIS_RATE
     octave = rng.uniform(np.log2(LOWEST_HZ), np.log2(HIGHEST_HZ))
@@ -167,7 +169,8 @@ def synthesise(rng: Generator, seconds: float = 2.0) -> Corpus:
         rough[note] = rng.uniform(0, 0.35) if rng.random() < 0.2 else 0.0
         position += length
     glide = np.hanning(int(ANALYSIS_RATE * np.exp(rng.uniform(np.log(0.004), np.log(0.12)))) + 3)
-    log_pitch = np.convolve(np.pad(log_pitch, len(glide), mode="edge"), glide / glide.sum(), "same")[len(glide) : -len(glide)]
+    padded = np.pad(log_pitch, len(glide), mode="edge")
+    log_pitch = np.convolve(padded, glide / glide.sum(), "same")[len(glide) : -len(glide)]
     vibrato = rng.uniform(0, 0.12) * (rng.random() < 0.6)
     log_pitch = log_pitch + vibrato * np.sin(2 * np.pi * rng.uniform(4, 7.5) * t + rng.uniform(0, 6.3))
     drift = np.convolve(rng.normal(0, 1, n), np.hanning(241) / np.sqrt((np.hanning(241) ** 2).sum()), "same")
@@ -177,23 +180,23 @@ def synthesise(rng: Generator, seconds: float = 2.0) -> Corpus:
     envelope = np.convolve(gate, ramp / ramp.sum(), "same")
 
     phase = np.cumsum(pitch) / ANALYSIS_RATE
-    formants = np.stack([rng.uniform(250, 1000), rng.uniform(800, 2600), rng.uniform(2200, 4000)] * rng.uniform(0.8, 1.2, 3))
+    formants = rng.uniform((250, 800, 2200), (1000, 2600, 4000)) * rng.uniform(0.8, 1.2, 3)
     widths = rng.uniform(60, 250, 3)
     tilt = rng.uniform(0.3, 2.2)
     frequencies = np.linspace(0, 6000, 601)
-    resonance = sum(
-        10 ** rng.uniform(-1, 0.3) / np.sqrt(1 + ((frequencies - f) / w) ** 2) for f, w in zip(formants, widths, strict=True)
-    )
-    gain = np.asarray(resonance) + 10 ** rng.uniform(-3, -1)
+    gain = np.full(len(frequencies), 10 ** rng.uniform(-3, -1))
+    for formant, width in zip(formants, widths, strict=True):
+        gain += 10 ** rng.uniform(-1, 0.3) / np.sqrt(1 + ((frequencies - formant) / width) ** 2)
     voice = np.zeros(n)
     for harmonic in range(1, int(min(60, 5900 / pitch.min())) + 1):
         f = harmonic * pitch
         level = np.interp(f, frequencies, gain, right=0.0) * harmonic**-tilt * (f < 5900)
         voice += level * np.sin(2 * np.pi * harmonic * phase + rng.uniform(0, 6.3) * (rng.random() < 0.5))
     # Every other period differs: what octave errors are made of.
-    voice *= 1 + rough * np.cos(np.pi * phase * 2 * 0.5)
+    voice *= 1 + rough * np.cos(np.pi * phase)
     voice = voice * envelope / (np.abs(voice).std() + 1e-9)
-    colour = np.fft.irfft(np.fft.rfft(rng.normal(0, 1, n)) * np.interp(np.linspace(0, 6000, n // 2 + 1), frequencies, gain), n)
+    formed = np.interp(np.linspace(0, 6000, n // 2 + 1), frequencies, gain)
+    colour = np.fft.irfft(np.fft.rfft(rng.normal(0, 1, n)) * formed, n)
     breath = rng.normal(0, 1, n) * np.convolve(noise_gate, ramp / ramp.sum(), "same")
     x = voice + 0.5 * breath + colour / colour.std() * envelope * 10 ** rng.uniform(-2.5, -0.6)
     at = np.clip(np.arange(0, n, ANALYSIS_HOP) - round(TARGET_LAG), 0, n - 1)
@@ -376,10 +379,10 @@ def reference(
 
 
 def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[tuple[FloatArray, int]]) -> dict[str, float]:
-    """Gross errors and voicing agreement (shares), median distance (cents) and median onset delay (ms) over `clips`.
+    """Gross errors and voicing agreement (shares), median distance (cents) and onset delay (ms) over `clips`.
 
-    Only frames count on which SwiftF0 and Harvest agree. Delay is in the time the estimates are for, TARGET_DELAY behind the
-    newest sample; an onset is found when the tracker says voiced and is less than half an octave off.
+    Only frames count on which SwiftF0 and Harvest agree. Delay is in the time the estimates are for, TARGET_DELAY
+    behind the newest sample; an onset is found when the tracker says voiced and is less than half an octave off.
     """
     cents, delays, right, frames = [np.zeros(0)], [], 0, 0
     for x, rate in clips:
@@ -416,7 +419,7 @@ def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[s
         x = soxr.resample(corpus.audio.astype(np.float32) / 32768, ANALYSIS_RATE, SAMPLE_RATE)
         _, f0, voicing = track(x, SAMPLE_RATE, tracker)
         n = min(len(f0), len(corpus.bins) - 1)
-        # The corpus' frame i ends at sample 64 * i; the stream's entry i at 64 * (i + 1), both for the same time before it.
+        # The corpus' frame i ends at sample 64 * i, the stream's at 64 * (i + 1).
         distance = np.abs(to_bins(f0[:n]) - corpus.bins[1 : n + 1]) * 1200 / BINS_PER_OCTAVE
         found, voiced = voicing[:n] >= 0.5, corpus.voicing[1 : n + 1] > 0.5
         cents.append(distance[found & (corpus.weight[1 : n + 1] > 0)])
