@@ -23,9 +23,9 @@ class NetworkConfig:
     voices: int
     width: int = 256
     hidden: int = 512
-    kernel: int = 5  # chunks; five blocks see 21 chunks = 224 ms back
-    encoder_blocks: int = 4
-    decoder_blocks: int = 5
+    kernel: int = 5  # chunks; three blocks see 13 chunks = 139 ms back
+    encoder_blocks: int = 3
+    decoder_blocks: int = 4
     content: int = 32
     content_noise: float = 0.25  # of the unit variance that the normalised bottleneck has
     embedding: int = 64
