@@ -257,6 +257,17 @@ def test_no_change_clicks(before: dict[str, object], after: dict[str, object]) -
 # Voices
 
 
+def test_a_voice_of_the_same_pack_takes_over_along_a_ramp_of_the_weights() -> None:
+    """From the gain 1 to 0.5 in a straight line, as it is where each chunk begins."""
+    audio, at = noise(20_000), 10_000
+    converter = prepared("bank_a")
+    out = play(converter, audio, {at: setting(converter, voice="bank_b")})
+    source = np.arange(20_000 - LATE)
+    begin = (source + 256) // 512 * 512
+    gain = 1 - 0.5 * np.clip((begin + 1 - at) / RAMP, 0, 1)
+    assert np.allclose(out[LATE:], gain * audio[: 20_000 - LATE], atol=1e-6)
+
+
 def test_a_voice_of_another_pack_is_faded_in_with_equal_power_at_the_same_latency(tmp_path: Path) -> None:
     """After its warm-up: the latency, and the 256 samples that it remembers. Before and after not a sample is missing."""
     quiet = write_test_pack(tmp_path / "quiet.voice", delay_model({"quiet": 0.25}, chunk=480, lookahead=96))
