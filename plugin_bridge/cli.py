@@ -107,7 +107,7 @@ def convert(
     ] = "0",
     engine: Annotated[str, typer.Option(help="stream: the real-time engine, many times faster than real time.")] = "stream",
     report: Annotated[
-        Path | None, typer.Option(help="Write a page with spectrograms, pitch and players, before and after.")
+        Path | None, typer.Option(metavar="PAGE.html", help="Write a page with spectrograms, pitch and players, before and after.")
     ] = None,
 ) -> None:
     """Convert recordings to a voice, with the rate, channels and length they have.
@@ -119,6 +119,8 @@ def convert(
         _fail("convert needs at least one recording and, last, the file or folder to write")
     if engine != "stream":
         _fail(f"the engine must be stream, not {engine!r}")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
     from plugin_bridge.convert import Settings
     from plugin_bridge.files import plan
 
@@ -170,7 +172,6 @@ def demo(
         _fail("there are no voices at all; `plugin-bridge doctor` says more")
     results: list[DemoResult] = []
     try:
-        out.mkdir(parents=True, exist_ok=True)
         with _progress(MofNCompleteColumn()) as progress:
             task = progress.add_task("Converting the demo phrase", total=len(names))
 
@@ -270,6 +271,9 @@ def train(
 
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / "training" / name
     started = work.is_dir() and any(work.iterdir())
     if started and not resume:
@@ -282,7 +286,6 @@ def train(
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
-    target = out or user_folder() / f"{name}.voice"
     columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
     try:
         with _progress(MofNCompleteColumn(), *columns) as progress:
@@ -297,7 +300,6 @@ def train(
 
             work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=show)
-            target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as file:
                 file.write(pack.read_bytes())
     except KeyboardInterrupt:
@@ -328,7 +330,6 @@ def _convert_all(jobs: list[Job], settings: Settings, done: list[Conversion]) ->
         for number, job in enumerate(jobs, 1):
             progress.update(task, description=escape(f"{number} of {len(jobs)}: {job.source.name}"), completed=before)
             try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
                 file = convert_file(job.source, job.target, settings, lambda samples: progress.advance(task, samples))
                 done.append(file)
                 if file.samples < file.promised:

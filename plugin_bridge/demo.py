@@ -20,6 +20,7 @@ from plugin_bridge.converter import VoiceConverter
 from plugin_bridge.files import replacing
 from plugin_bridge.recording import open_recording
 from plugin_bridge.report import Take, cents, write_report
+from plugin_bridge.voices import find_voice
 
 LIVE_BLOCK = 512  # the block for which the latency is told: what audio interfaces commonly run at
 PAGE = "report.html"
@@ -63,13 +64,14 @@ def run_demo(folder: Path, voices: list[str], done: Callable[[DemoResult], None]
     ValueError
         If there is no such voice or something cannot be written.
     """
-    converters = {voice: VoiceConverter(voice) for voice in voices}  # an unknown voice is told before the work
+    # An unknown voice is told before the work. A pack's path stands for its first voice.
+    converters = {find_voice(voice).card.name: VoiceConverter(voice) for voice in voices}
     phrase, rate = demo_phrase()
     source = track_pitch(phrase, rate)
     rows = [HEADS]
     takes: list[Take] = []
     for voice, converter in converters.items():
-        semitones = automatic_transposition(source.median_hz, *voice_range_hz(voice))
+        semitones = automatic_transposition(source.median_hz, *voice_range_hz(converter.voice))
         converter.pitch_shift = semitones
         board = Board([Compressor(), converter, Reverb()])
         board(phrase[:, : int(rate)], rate)  # loads the model and the plugins: not what the speed is about

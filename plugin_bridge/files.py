@@ -32,6 +32,8 @@ class Job:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes `path`'s place when the block ends well, and vanishes when it does not.
 
+    Folders that are missing on the way to it are made.
+
     Raises
     ------
     FileError
@@ -42,6 +44,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if path.is_dir():
             raise FileError(f"{path} is a folder, so no file can take its place")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("w+b") as file:
                 yield file
                 file.flush()

@@ -116,6 +116,7 @@ def test_one_sample_is_a_recording_too(tmp_path, channels):
         (["--transpose", "inf"], r"--transpose must be a number or auto"),
         (["--transpose", "20", "--pitch", "20"], r"pitch_shift must be between -24 and 24 semitones, got 40"),
         (["--engine", "song"], r"the engine must be stream, not 'song'"),
+        (["--report", "lead.wav"], r"must end in \.html, not 'lead\.wav'"),
     ],
 )
 def test_what_makes_no_sense_is_told_once(tmp_path, options, sentence):
@@ -141,7 +142,7 @@ def test_arguments_that_are_missing_are_told():
         ("a.wav", "b.xyz", "needs a suffix"),
         ("a.wav", "nowhere", None),
         ("empty", "out", "holds no audio files"),
-        ("a.wav", "a.wav/b.wav", "cannot be written|Not a directory|File exists"),
+        ("a.wav", "a.wav/b.wav", "cannot be written: "),
     ],
 )
 def test_files_that_cannot_be_are_told(tmp_path, source, target, sentence):
@@ -255,10 +256,12 @@ def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, number,
 
 def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
     sources = [write_audio(tmp_path / "in" / f"{name}.wav", 1.0) for name in ("a", "<b> & [red]c")]
-    result = run("convert", *sources, tmp_path / "out", "--voice", "delay512", "--report", tmp_path / "page.html", "--pitch", "3")
+    result = run(
+        "convert", *sources, tmp_path / "out", "--voice", "delay512", "--report", tmp_path / "pages" / "page.html", "--pitch", "3"
+    )
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.strip().splitlines()[-1] == str(tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert result.stdout.strip().splitlines()[-1] == str(tmp_path / "pages" / "page.html")
+    page = (tmp_path / "pages" / "page.html").read_text(encoding="utf-8")
     assert "&lt;b&gt; &amp; [red]c.wav" in page and "<b>" not in page
     assert page.count('src="data:audio/flac;base64,') == 4 and page.count('src="data:image/png;base64,') == 2
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://""", page)
@@ -266,7 +269,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
 
 def test_a_report_that_cannot_be_written_is_told(tmp_path):
     source = write_audio(tmp_path / "a.wav")
-    page = tmp_path / "nowhere" / "page.html"
+    page = source / "page.html"
     result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page)
     assert result.exit_code == 2 and str(page) in one_sentence(result)
     assert (tmp_path / "b.wav").exists()
@@ -337,6 +340,8 @@ def test_doctor_finds_a_broken_pack(tmp_path, monkeypatch):
 def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_path):
     missing = run("train", "me", tmp_path / "nowhere")
     assert missing.exit_code == 2 and "is not a folder" in one_sentence(missing)
+    named = run("train", "me", tmp_path, "--out", tmp_path / "me.zip")
+    assert named.exit_code == 2 and "must end in .voice, not 'me.zip'" in one_sentence(named)
     work = tmp_path / "begun"
     work.mkdir()
     nothing = run("train", "me", tmp_path, "--work", work, "--resume")

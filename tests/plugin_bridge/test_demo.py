@@ -21,10 +21,10 @@ def test_the_bundled_phrase_is_what_its_script_sings():
 
 
 @pytest.fixture(scope="module")
-def demo_run(tmp_path_factory):
+def demo_run(tmp_path_factory, voice_folder):
     """The program's output, and the folder it wrote."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    result = CliRunner().invoke(app, ["demo", "delay512", "rate16k", "--out", str(folder)])
+    result = CliRunner().invoke(app, ["demo", "delay512", str(voice_folder / "rate16k.voice"), "--out", str(folder)])
     assert result.exit_code == 0, result.stderr
     return result.stdout, folder
 

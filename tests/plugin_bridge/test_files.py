@@ -117,6 +117,12 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_folders_on_the_way_are_made(tmp_path):
+    with replacing(tmp_path / "verse" / "takes" / "a") as file:
+        file.write(b"x")
+    assert (tmp_path / "verse" / "takes" / "a").read_bytes() == b"x"
+
+
 def test_a_written_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
     with replacing(tmp_path / "a") as file:
@@ -127,7 +133,7 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
 def test_what_cannot_be_written_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for target in (tmp_path / "file" / "a.wav", tmp_path / "nowhere" / "a.wav", tmp_path / "folder"):
+    for target in (tmp_path / "file" / "a.wav", tmp_path / "file" / "deeper" / "a.wav", tmp_path / "folder"):
         with pytest.raises(FileError) as caught, replacing(target) as file:
             file.write(b"x")
         assert str(target) in str(caught.value) and "\n" not in str(caught.value)
