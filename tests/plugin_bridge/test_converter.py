@@ -387,6 +387,16 @@ def test_another_voice_offline_is_heard_from_the_first_sample() -> None:
             assert np.allclose(out, gain * audio, atol=1e-7)
 
 
+def test_a_voice_set_in_a_stream_that_is_then_reset_does_not_join_again() -> None:
+    audio = noise(5000)
+    converter, fresh = VoiceConverter("delay512"), VoiceConverter("bank_b")
+    converter(audio, RATE, reset=False)
+    converter.voice = "bank_b"
+    for piece in np.split(audio, [2000, 2500]):
+        assert np.array_equal(converter(audio, RATE), fresh(audio, RATE))
+        assert np.array_equal(converter(piece, RATE, reset=False), fresh(piece, RATE, reset=False))
+
+
 def test_a_voice_that_needs_more_latency_than_a_running_stream_has_is_refused() -> None:
     converter = VoiceConverter("delay480")
     converter.prepare(RATE, 480)

@@ -354,6 +354,16 @@ def test_silence_becomes_silence_even_if_the_model_hums(hum: str) -> None:
     assert np.array_equal(out[3 * RATE :], audio[3 * RATE :] + np.float32(0.01)), "and is back in time"
 
 
+def test_a_voice_that_joined_is_given_its_own_time_to_fall_silent(hum: str) -> None:
+    """1000 samples, more than the voice before it remembers."""
+    audio = noise(40_000)
+    audio[20_000:] = 0.0
+    converter = prepared()
+    out = play(converter, audio, {5000: setting(converter, voice=hum)})
+    assert np.all(out[20_000 + LATE : 21_000 + LATE] == np.float32(0.01))
+    assert not out[30_000:].any()
+
+
 # Broken input
 
 
