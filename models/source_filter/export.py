@@ -8,7 +8,6 @@ side. So what is complete after the step is [512 c - 256, 512 c + 256): look-ahe
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -42,6 +41,7 @@ from models.source_filter.synthesis import (
     GAINS,
     NOISE_FRAMES,
     hann,
+    harmonics_below_nyquist,
     minimum_phase_matrix,
     noise_spectra,
     pulse_train,
@@ -53,6 +53,8 @@ from models.stream import METADATA_KEY
 
 OPSET = 17
 START_PITCH_HZ = 150.0
+PREDICTION = 1.0  # of the last hop's change, carried on to the next: a straight glide does not lag
+LARGEST_CHANGE_HZ = 12.0  # a larger leap in one hop is a new note, not a glide
 LOWEST_HZ, HIGHEST_HZ = 30.0, 4_000.0  # of the excitation, whatever the shift
 # The decoder heard pitches in this range; beyond, it keeps the timbre it has at the edge.
 TIMBRE_HZ = (60.0, 1_100.0)
@@ -68,6 +70,18 @@ GROUPS = 16
 def constant(values: NDArray[np.float64] | NDArray[np.float32]) -> nn.Parameter:
     """A table of the graph, float32."""
     return nn.Parameter(torch.tensor(values, dtype=torch.float32), requires_grad=False)
+
+
+def phase_basis() -> NDArray[np.float64]:
+    """[4, CHUNK]: (phase at the start, f0 at the start, between the hops, at the end) -> phase in cycles at each sample.
+
+    The sum of a frequency that runs on a straight line through each hop.
+    """
+    done = np.arange(HOP) + 1.0
+    towards = np.cumsum(np.arange(HOP) / HOP)  # what the end of the hop counts in the sum
+    first = np.stack([np.ones(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE, np.zeros(HOP)])
+    second = first[:, -1:] + np.stack([np.zeros(HOP), np.zeros(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE])
+    return np.concatenate([first, second], 1)
 
 
 class StepGraph(nn.Module):
@@ -98,6 +112,7 @@ class StepGraph(nn.Module):
         noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
         self.noise = constant(noise.reshape(-1, FFT))
         self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
+        self.phase_basis = constant(phase_basis())
         self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -106,9 +121,9 @@ class StepGraph(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {
             "audio": (1, WINDOW - HOP),
             "mean": (1, BANDS + 2),
-            "pitch": (1, 2),  # log2(f0 / 150): of the last hop, and as predicted for the next
+            "pitch": (1, 2),  # f0 - 150 Hz: of the last hop, and as predicted for the next
             "phase": (1, 1),  # cycles
-            "hop": (1, 1),  # number of the next hop, modulo the noise's period
+            "hop": (1,),  # number of the next hop, modulo the noise's period
             "excitation": (1, HOP),
             "tail": (1, FFT - HOP),
         }
@@ -147,10 +162,10 @@ class StepGraph(nn.Module):
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
         gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 
-        pulses, phase, pitch_state = self.pulses(torch.log2(wanted / START_PITCH_HZ), phase, pitch_state)
+        pulses, phase, pitch_state = self.pulses(wanted, phase, pitch_state)
         train = torch.cat([excitation, pulses], 1)
         pulse = self.pulse_analysis(torch.cat([train[:, : 2 * HOP], train[:, HOP:]]) * self.hann)
-        number = hop.reshape(1).long() + torch.arange(2)
+        number = hop.long() + torch.arange(2)
         first, second = NOISE_FRAMES
         noise = (self.noise[number % first] + self.noise[first + number % second]).reshape(2, 32, 2, GROUPS)
         # [hops, (pulse, noise), 32, 1, GROUPS]; the filters' real and imaginary parts likewise.
@@ -171,22 +186,20 @@ class StepGraph(nn.Module):
         next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, train[:, -HOP:], added[:, CHUNK:], memory]
         return added[:, :CHUNK], *next_states, *tracker_state
 
-    def pulses(self, octaves: Tensor, phase: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pitch at the two hops' centres [1, 2] -> pulses of the chunk [1, 512], next phase, next pitch state.
+    def pulses(self, f0: Tensor, phase: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pitch in Hz at the two hops' centres [1, 2] -> pulses of the chunk [1, 512], next phase, next pitch state.
 
-        Within a hop the log pitch runs on a line to what it is predicted to be at the hop's end, by half of its last change:
-        a straight glide lags 2.7 ms, and a tracker's jitter is not blown up.
+        Within a hop the pitch runs on a line to what it is predicted to be at the hop's end, by a share of its last change.
         """
-        before = torch.cat([state[:, :1], octaves[:, :1]], 1)
-        # A leap of more than a semitone in a hop is a new note, not a glide.
-        predicted = octaves + 0.5 * torch.clamp(octaves - before, -1 / 12, 1 / 12)
-        start = torch.cat([state[:, 1:], predicted[:, :1]], 1)
-        ramp = torch.arange(HOP, dtype=torch.float32) / HOP
-        line = (start[:, :, None] + (predicted - start)[:, :, None] * ramp).reshape(1, CHUNK)
-        f0 = START_PITCH_HZ * torch.exp(math.log(2.0) * line)
-        cycles = phase + torch.cumsum(f0 / SAMPLE_RATE, 1)
+        state = state + START_PITCH_HZ
+        change = f0 - torch.cat([state[:, :1], f0[:, :1]], 1)
+        predicted = f0 + PREDICTION * torch.clamp(change, -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
+        knots = torch.cat([state[:, 1:], predicted], 1)
+        harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :2], knots[:, 1:]))
+        cycles = torch.cat([phase, knots], 1) @ self.phase_basis
+        train = pulse_train(cycles.reshape(1, 2, HOP), harmonics[:, :, None]).reshape(1, CHUNK)
         last = cycles[:, -1:]
-        return pulse_train(cycles, f0), last - torch.floor(last), torch.cat([octaves[:, 1:], predicted[:, 1:]], 1)
+        return train, last - torch.floor(last), torch.cat([f0[:, 1:], predicted[:, 1:]], 1) - START_PITCH_HZ
 
     def input_names(self) -> list[str]:
         return ["audio", "voice", "pitch_ratio", "formant_ratio", *(f"state_{name}" for name in self.state_shapes())]

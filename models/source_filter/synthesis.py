@@ -71,18 +71,20 @@ def voicing_gain(voicing: Tensor) -> Tensor:
     return torch.log(torch.clamp(voicing, min=0.01))
 
 
-def pulse_train(phase: Tensor, f0: Tensor) -> Tensor:
-    """Band-limited pulses of unit power: phase in cycles [...], f0 in Hz [...] -> samples [...].
+def harmonics_below_nyquist(f0: Tensor) -> Tensor:
+    """How many harmonics of f0 (Hz) stay below 0.49 of the sample rate."""
+    return torch.floor(0.49 * SAMPLE_RATE / f0)
 
-    Dirichlet's closed form of sum_{k=1..K} cos(2 pi k phase), K = floor(0.49 rate / f0).
+
+def pulse_train(phase: Tensor, harmonics: Tensor) -> Tensor:
+    """Band-limited pulses of unit power: phase in cycles and number of harmonics K, of shapes that broadcast -> samples.
+
+    Dirichlet's closed form: sum_{k=1..K} cos(2 pi k x) = (sin((2 K + 1) pi x) / sin(pi x) - 1) / 2.
     """
-    harmonics = torch.floor(0.49 * SAMPLE_RATE / f0)
-    half = math.pi * (phase - torch.floor(phase + 0.5))  # in [-pi/2, pi/2]: small arguments keep float32 exact
-    sine = torch.sin(half)
-    close = torch.abs(sine) < 1e-4
-    ratio = torch.sin((2 * harmonics + 1) * half) / torch.where(close, torch.ones_like(sine), sine)
-    total = 0.5 * (torch.where(close, 2 * harmonics + 1, ratio) - 1)
-    return total * torch.rsqrt(0.5 * harmonics)
+    # In [0, pi/2]: small arguments keep float32 exact, and the form is even. Away from 0 by what changes K by less than 1e-5.
+    half = torch.clamp(torch.abs(math.pi * (phase - torch.floor(phase + 0.5))), min=1e-5)
+    ratio = torch.sin((2 * harmonics + 1) * half) / torch.sin(half)
+    return (ratio - 1) * torch.rsqrt(2 * harmonics)
 
 
 class Filter(nn.Module):

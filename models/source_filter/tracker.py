@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-SAMPLE_RATE = 48_000
-HOP = 256
+from models.source_filter.features import HOP, SAMPLE_RATE
+
 # What is ready after n samples is the pitch at n - TARGET_DELAY: the centre of the converter's synthesis frame.
 TARGET_DELAY = 256
 

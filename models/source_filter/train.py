@@ -25,7 +25,7 @@ from models.source_filter.data import Crop, Recordings, pack, read_corpora, read
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
-from models.source_filter.synthesis import Filter, pulse_train, voicing_gain
+from models.source_filter.synthesis import Filter, harmonics_below_nyquist, pulse_train, voicing_gain
 from models.source_filter.weights import Trained
 
 LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
@@ -140,7 +140,7 @@ class Trainer(nn.Module):
         log_f0 = torch.log(f0)
         per_sample = torch.exp(log_f0[:, :-1, None] + ramp * (log_f0[:, 1:] - log_f0[:, :-1])[..., None]).flatten(1)
         phase = torch.cumsum(per_sample.double() / SAMPLE_RATE, 1) % 1.0
-        pulses = pulse_train(phase.float(), per_sample)
+        pulses = pulse_train(phase.float(), harmonics_below_nyquist(per_sample))
         return pulses.unfold(1, 2 * HOP, HOP)
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from numpy.random import Generator
@@ -29,18 +28,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsp.pitch import track_pitch
+from models.source_filter.data import audio_files, load_mono
+from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
     ANALYSIS_HOP,
     ANALYSIS_RATE,
     BINS_PER_OCTAVE,
     DECIMATION,
     DECIMATION_TAPS,
-    HOP,
     LONG,
     LOWEST_PITCH_HZ,
     PEAK_BINS,
     PITCH_BINS,
-    SAMPLE_RATE,
     TARGET_DELAY,
     PitchTracker,
     load_tracker,
@@ -69,7 +68,6 @@ DISTANCE_WEIGHT = 2.0
 CHECKPOINT_S = 180.0
 # Both references are at home at 16 kHz, and Harvest is several times quicker there than at 48.
 REFERENCE_RATE = 16_000
-AUDIO_SUFFIXES = {".ogg", ".flac", ".wav"}
 
 
 @dataclass
@@ -101,21 +99,10 @@ class Corpus:
             return Corpus(*(arrays[name] for name in ("audio", "bins", "voicing", "weight")))
 
 
-def find_audio(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-
-
 def is_held_out(index: int, path: Path) -> bool:
     """Kept for evaluation: every tenth recording of a folder, and all whose number ends in 0 or 5."""
     number = re.findall(r"\d+", path.stem)
     return index % 10 == 0 or (bool(number) and int(number[-1]) % 5 == 0)
-
-
-def read_mono(path: Path, seconds: float | None = None, start: float = 0.0) -> tuple[FloatArray, int]:
-    rate = soundfile.info(path).samplerate
-    frames = -1 if seconds is None else int(seconds * rate)
-    x, rate = soundfile.read(path, frames=frames, start=int(start * rate), dtype="float32", always_2d=True)
-    return np.asarray(x.mean(axis=1), dtype=np.float32), int(rate)
 
 
 def to_bins(hz: NDArray[np.float64]) -> FloatArray:
@@ -125,9 +112,9 @@ def to_bins(hz: NDArray[np.float64]) -> FloatArray:
 # ---- labelled audio
 
 
-def label_recording(detector: SwiftF0, x: FloatArray, rate: int, rng: Generator) -> Iterator[Corpus]:
+def label_recording(detector: SwiftF0, x: FloatArray, rng: Generator) -> Iterator[Corpus]:
     """The recording at its own speed and at others, chosen so that its median pitch falls anywhere in the range."""
-    heard = detector.detect(x, rate)
+    heard = detector.detect(x, SAMPLE_RATE)
     voiced = heard.confidence >= 0.5
     if voiced.sum() < 5:
         return
@@ -135,7 +122,7 @@ def label_recording(detector: SwiftF0, x: FloatArray, rate: int, rng: Generator)
     median = float(np.median(heard.pitch_hz[voiced]))
     targets = np.exp(rng.uniform(np.log(70), np.log(900), OTHER_SPEEDS))
     for speed in (1.0, *(float(speed) for speed in np.clip(targets / median, 0.5, 2.6))):
-        y = soxr.resample(x, rate * speed, ANALYSIS_RATE)
+        y = soxr.resample(x, SAMPLE_RATE * speed, ANALYSIS_RATE)
         hops = len(y) // ANALYSIS_HOP
         times = (np.arange(hops) * ANALYSIS_HOP - TARGET_LAG) / ANALYSIS_RATE * speed
         pitch = 2.0 ** np.interp(times, heard.timestamps, log_pitch) * speed
@@ -219,9 +206,9 @@ def build_corpus(folders: Iterable[Path], cache: Path, seed: int) -> tuple[Corpu
         detector, rng = SwiftF0(threads=1, spin=False), np.random.default_rng([seed, 1])
         parts: list[Corpus] = []
         for folder in folders:
-            files = [path for i, path in enumerate(find_audio(folder)) if not is_held_out(i, path)]
+            files = [path for i, path in enumerate(audio_files(folder)) if not is_held_out(i, path)]
             for i, path in enumerate(files):
-                parts.extend(label_recording(detector, *read_mono(path), rng))
+                parts.extend(label_recording(detector, load_mono(path), rng))
                 if i % 100 == 0:
                     print(f"labelling {folder.name}: {i + 1} of {len(files)}", flush=True)
         Corpus.join(parts).save(real_file)
@@ -355,10 +342,10 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
 
 
 def reference(
-    detector: SwiftF0, x: FloatArray, rate: int, times: NDArray[np.float64]
+    detector: SwiftF0, x: FloatArray, times: NDArray[np.float64]
 ) -> tuple[FloatArray, NDArray[np.int8], NDArray[np.float64]]:
     """Pitch, voicing (1, 0, or -1 where SwiftF0 and Harvest disagree) at `times`, and SwiftF0's onsets in seconds."""
-    x = soxr.resample(x, rate, REFERENCE_RATE)
+    x = soxr.resample(x, SAMPLE_RATE, REFERENCE_RATE)
     swift, harvest = detector.detect(x, REFERENCE_RATE), track_pitch(x, REFERENCE_RATE)
     confidence = np.interp(times, swift.timestamps, swift.confidence)
     voiced = swift.confidence >= 0.5
@@ -378,16 +365,16 @@ def reference(
     return np.asarray(2.0**pitch, dtype=np.float32), state, onsets
 
 
-def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[tuple[FloatArray, int]]) -> dict[str, float]:
+def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[FloatArray]) -> dict[str, float]:
     """Gross errors and voicing agreement (shares), median distance (cents) and onset delay (ms) over `clips`.
 
     Only frames count on which SwiftF0 and Harvest agree. Delay is in the time the estimates are for, TARGET_DELAY
     behind the newest sample; an onset is found when the tracker says voiced and is less than half an octave off.
     """
     cents, delays, right, frames = [np.zeros(0)], [], 0, 0
-    for x, rate in clips:
-        times, f0, voicing = track(x, rate, tracker)
-        truth, state, onsets = reference(detector, x, rate, times)
+    for x in clips:
+        times, f0, voicing = track(x, SAMPLE_RATE, tracker)
+        truth, state, onsets = reference(detector, x, times)
         distance = 1200 * np.log2(f0 / truth)
         found = voicing >= 0.5
         cents.append(np.abs(distance[(state == 1) & found]))
@@ -432,10 +419,10 @@ def evaluate(folders: list[Path], tracker_file: Path | None, most: int, seconds:
     """Print one line of figures for each folder of recordings, and one for synthetic voices."""
     tracker, detector = load_tracker(tracker_file), SwiftF0(threads=1, spin=False)
     for folder in folders:
-        files = [folder] if folder.is_file() else find_audio(folder)
+        files = [folder] if folder.is_file() else audio_files(folder)
         held_out = [path for i, path in enumerate(files) if is_held_out(i, path)] if len(files) > 20 else files
         chosen = held_out[:: max(1, len(held_out) // most)][:most]
-        figures = score(tracker, detector, (read_mono(path, seconds) for path in chosen))
+        figures = score(tracker, detector, (load_mono(path)[: round(seconds * SAMPLE_RATE)] for path in chosen))
         print(_line(folder.name, figures), flush=True)
     print(_line("synthetic", score_synthetic(tracker, 0)))
 
