@@ -416,6 +416,9 @@ def test_between_recordings_any_voice_may_be_set() -> None:
     converter.voice = "delay512"
     assert converter.latency_samples == 767
     assert np.array_equal(converter(audio, RATE), audio)
+    converter.reset()
+    pieces = [converter(piece, RATE, reset=False) for piece in np.split(audio, 3)]
+    assert np.array_equal(np.concatenate([*pieces, converter.flush()]), audio)
 
 
 # Threads
