@@ -1,0 +1,191 @@
+"""The parts of the source-filter converter against formulas and second implementations, and its training against a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("swift_f0")
+
+from pathlib import Path  # noqa: E402
+
+import soundfile  # noqa: E402
+
+from dsp.singer import Note, sing  # noqa: E402
+from models.pack import VoicePack  # noqa: E402
+from models.source_filter import features, synthesis  # noqa: E402
+from models.source_filter.adapt import train_voice  # noqa: E402
+from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
+from models.source_filter.disturb import disturb  # noqa: E402
+from models.source_filter.export import StepGraph, export_stream, phase_basis  # noqa: E402
+from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight  # noqa: E402
+from models.source_filter.network import Network, NetworkConfig  # noqa: E402
+from models.source_filter.tracker import load_tracker  # noqa: E402
+from models.source_filter.train import TrainingConfig, TrainingProgress, fit  # noqa: E402
+from models.stream import StreamModel  # noqa: E402
+
+torch.set_num_threads(1)
+TINY = TrainingConfig(
+    seed=3, batch=2, context_chunks=8, warm_chunks=2, chunks=16, helpers=0.0, learning_rate=1e-3, average=0.99, consistency=0.3
+)
+
+
+@pytest.fixture(scope="module")
+def recordings_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    for seed in range(6):
+        song = sing([Note(50 + seed, 2.0, "a", "s"), Note(57, 2.5, "i", "m")], 48_000, seed=seed)
+        soundfile.write(folder / f"take {seed}.wav", song.audio, 48_000)
+    return folder
+
+
+@pytest.mark.parametrize(("samples", "groups"), [(512, 16), (1024, 6)])
+def test_factored_dft_is_numpys(samples: int, groups: int) -> None:
+    x = np.random.default_rng(0).standard_normal((3, samples)).astype(np.float32)
+    ours = RealDFT(samples, groups)(torch.from_numpy(x)).numpy()
+    wanted = np.fft.rfft(x, 1024)[:, bin_order(groups)]
+    np.testing.assert_allclose(ours[:, :, 0] + 1j * ours[:, :, 1], wanted, atol=1e-4)
+
+
+def test_factored_inverse_dft_is_numpys() -> None:
+    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal((3, 1024)))
+    spectrum[:, 512] = 0
+    weighted = (spectrum[:, bin_order(16)] * hermitian_weight()).astype(np.complex64)
+    ours = InverseRealDFT()(torch.from_numpy(np.stack([weighted.real, weighted.imag], 2))).numpy()
+    np.testing.assert_allclose(ours, np.fft.irfft(spectrum), atol=1e-5)
+
+
+@pytest.mark.parametrize("f0", [61.0, 440.0, 1087.0])
+def test_pulse_train_is_the_sum_of_its_harmonics(f0: float) -> None:
+    phase = (np.arange(4800) * f0 / 48_000) % 1.0
+    count = int(0.49 * 48_000 / f0)
+    wanted = sum(np.cos(2 * np.pi * k * phase) for k in range(1, count + 1)) / np.sqrt(count / 2)
+    ours = synthesis.pulse_train(torch.tensor(phase, dtype=torch.float32), torch.tensor(float(count))).numpy()
+    np.testing.assert_allclose(ours, wanted, atol=2e-3 * np.abs(wanted).max())
+
+
+def test_phase_is_the_sum_of_a_linear_frequency() -> None:
+    knots = np.array([200.0, 260.0, 180.0])
+    f0 = np.concatenate([np.linspace(knots[k], knots[k + 1], 256, endpoint=False) for k in range(2)])
+    wanted = 0.3 + np.cumsum(f0) / 48_000
+    np.testing.assert_allclose(np.array([0.3, *knots]) @ phase_basis(), wanted, atol=1e-9)
+
+
+def test_filters_are_minimum_phase() -> None:
+    """Their impulse responses are causal, and the magnitude is the one asked for (Hilbert relation checked by numpy's FFT)."""
+    gains = np.random.default_rng(2).standard_normal(synthesis.GAINS) * 1.5
+    gains = np.convolve(np.pad(gains, 8, mode="edge"), np.hanning(17) / 8, "valid")
+    log_magnitude, phase = np.split(gains @ synthesis.minimum_phase_matrix(), 2)
+    response = np.fft.irfft(np.exp(log_magnitude + 1j * phase))
+    assert np.sum(response[512:] ** 2) < 1e-4 * np.sum(response**2)
+    hz = np.arange(synthesis.BINS) * 48_000 / synthesis.FFT
+    wanted = np.interp(features.hz_to_mel(hz), features.hz_to_mel(synthesis.gain_centres_hz()), gains)
+    np.testing.assert_allclose(log_magnitude, wanted, atol=0.02)
+
+
+def test_formant_ratio_moves_the_envelope_and_one_leaves_it() -> None:
+    centres = synthesis.gain_centres_hz()
+    gains = torch.tensor(np.exp(-((np.log(centres + 1) - np.log(1000)) ** 2) / 0.1)[None], dtype=torch.float32)
+    np.testing.assert_allclose(synthesis.warp_gains(gains, torch.ones(1)), gains, atol=1e-4)
+    moved = synthesis.warp_gains(gains, torch.tensor([1.5]))[0].numpy()
+    assert centres[np.argmax(moved)] == pytest.approx(1500, rel=0.06)
+
+
+def test_running_mean_of_all_chunks_is_that_of_one_after_the_other() -> None:
+    mean = features.RunningMean(4)
+    mean.prior.copy_(torch.arange(4.0))
+    values, loudness = torch.randn(2, 30, 4), torch.randn(2, 30, 1) - 2
+    state, stepped = torch.zeros(2, 5), []
+    for k in range(30):
+        now, state = mean(values[:, k], loudness[:, k], state)
+        stepped.append(now)
+    np.testing.assert_allclose(mean.sequence(values, loudness), torch.stack(stepped, 1), atol=1e-4)
+
+
+def test_a_louder_take_has_the_same_shape() -> None:
+    energy = torch.rand(1, 3, features.BANDS) + 0.1
+    shape, loudness = features.split_loudness(energy)
+    louder_shape, louder = features.split_loudness(100 * energy)
+    np.testing.assert_allclose(shape, louder_shape, atol=1e-5)
+    np.testing.assert_allclose(louder - loudness, np.log(10.0), atol=1e-5)
+
+
+def test_disturbance_differs_between_clips_and_repeats_from_its_seed() -> None:
+    energy = torch.rand(1, 40, features.BANDS).repeat(2, 1, 1) + 0.01
+    first, again = (disturb(energy, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.isfinite(first).all() and (first > 0).all()
+    assert (torch.log(first[0]) - torch.log(first[1])).abs().mean() > 0.3
+
+
+def test_graph_in_the_runtime_is_the_graph_in_torch() -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(voices=2)).eval()
+    for block in [*network.encoder.blocks, *network.decoder.blocks]:
+        torch.nn.init.normal_(block.project.weight, std=0.05)
+    prior, tracker = torch.zeros(features.BANDS + 1), load_tracker()
+    graph = StepGraph(network, prior, tracker, [0, 1]).eval()
+    stream = StreamModel.from_bytes(export_stream(network, prior, tracker, {"a": 0, "b": 1}, integer=False), "graph").open()
+    song = sing([Note(55, 0.5, "a")], 48_000).audio
+    states = [torch.zeros(shape) for shape in graph.state_shapes().values()]
+    stream.voice[:] = 0.3, 0.7
+    stream.pitch_ratio[:], stream.formant_ratio[:] = 1.2, 0.9
+    controls = (torch.tensor([[0.3, 0.7]]), torch.tensor([1.2]), torch.tensor([0.9]))
+    for chunk in song[: len(song) // 512 * 512].reshape(-1, 512):
+        with torch.no_grad():
+            out, *states = graph(torch.from_numpy(chunk)[None], *controls, *states)
+        stream.audio_in[:] = chunk
+        stream.step()
+        # The noise table is stored in half precision: 66 dB under the noise.
+        np.testing.assert_allclose(stream.audio_out, out[0].numpy(), atol=2e-3 * max(0.01, float(out.abs().max())))
+
+
+def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Path) -> None:
+    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], tmp_path / "packed")
+    recordings = Recordings(tmp_path / "packed")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    reports: list[int] = []
+    whole = fit(recordings, TINY, tmp_path / "whole", 6, lambda now: reports.append(now.step), report_every=2)
+
+    def kill(now: TrainingProgress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recordings, TINY, tmp_path / "halves", 6, kill, report_every=4, save_seconds=0)
+    resumed = fit(recordings, TINY, tmp_path / "halves", 6, lambda now: None)
+    assert reports == [2, 4, 6]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+    path = train_voice(
+        "myself", recordings_folder, tmp_path, steps=2, minutes=None, threads=1, progress=lambda now: steps.append(now.step)
+    )
+    opened = VoicePack.open(path)
+    low, high = opened.manifest.voices[0].f0_range_hz
+    # The songs lie between D3 (146.8 Hz) and A3 (220 Hz).
+    assert 135 < low < 180 and 200 < high < 240
+    assert opened.stream_model().voices == ("myself",)
+    assert steps[-1] == 2
+
+
+def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path, tmp_path: Path) -> None:
+    def train(name: str, folder: Path) -> None:
+        train_voice(name, folder, tmp_path / "work", steps=1, minutes=None, threads=1, progress=lambda now: None)
+
+    with pytest.raises(ValueError, match="lower-case letters"):
+        train("My Voice", recordings_folder)
+    with pytest.raises(ValueError, match="no audio file"):
+        train("one", tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "noise.wav").write_bytes(b"RIFF and nothing more")
+    with pytest.raises(ValueError, match="readable recording"):
+        train("one", tmp_path / "bad")
+    (tmp_path / "short").mkdir()
+    soundfile.write(tmp_path / "short" / "a.wav", np.zeros(48_000 * 2), 48_000)
+    with pytest.raises(ValueError, match="at least 20 s"):
+        train("one", tmp_path / "short")
