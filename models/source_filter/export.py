@@ -233,8 +233,8 @@ def export_stream(
         "sample_rate": SAMPLE_RATE,
         "chunk": CHUNK,
         "lookahead": HOP,
-        # The blocks' past and the window; the running mean's memory, five times its time constant, goes on top.
-        "receptive_field": blocks + WINDOW + round(5 * 2.0 * SAMPLE_RATE),
+        # The blocks' past and the window. The running mean remembers longer, but only sets what counts as average.
+        "receptive_field": blocks + WINDOW,
         "voices": list(voices),
         "controls": ["voice", "pitch_ratio", "formant_ratio"],
     }

@@ -1,0 +1,129 @@
+"""The bundled bank, as its users rely on it: it follows the melody, keeps time, stays quiet in pauses, and fits the latency."""
+
+from __future__ import annotations
+
+import importlib.resources
+
+import numpy as np
+import pytest
+
+from dsp.pitch import compare_pitch, track_pitch
+from dsp.singer import Note, Song, sing
+from models.pack import VoicePack
+from models.stream import StreamModel
+from plugin_bridge import VoiceConverter
+
+RATE = 48_000
+VOICES = ("pjs", "kerstin", "alys")
+
+
+@pytest.fixture(scope="module")
+def model() -> StreamModel:
+    return VoicePack.open(str(importlib.resources.files("presets") / "bank.voice")).stream_model()
+
+
+@pytest.fixture(scope="module")
+def song() -> Song:
+    """Five seconds of a low tenor's melody with consonants and vibrato."""
+    notes = [Note(52, 0.6, "a", "m"), Note(55, 0.5, "e", "s"), Note(59, 0.9, "o", "t"), Note(57, 0.5, "i", "n")]
+    return sing([*notes, Note(52, 0.8, "u", "k"), Note(60, 1.2, "a", "r")], RATE, seed=4)
+
+
+def level_db(x: np.ndarray) -> float:
+    return 20 * float(np.log10(np.sqrt(np.mean(np.square(x, dtype=np.float64))) + 1e-12))
+
+
+def test_the_graph_keeps_the_promised_latency(model: StreamModel) -> None:
+    assert (model.sample_rate, model.voices) == (RATE, VOICES)
+    assert model.chunk <= 512 and model.lookahead <= 256
+    converter = VoiceConverter("pjs")
+    converter.prepare(RATE, block_size=512)
+    assert converter.latency_samples == model.lookahead + model.chunk - 512 <= 256
+    converter.prepare(RATE)
+    assert converter.latency_samples == model.lookahead + model.chunk - 1 <= 768
+
+
+@pytest.mark.parametrize("voice", VOICES)
+@pytest.mark.parametrize("pitch_shift", [0.0, 7.0])
+def test_the_melody_is_kept(voice: str, pitch_shift: float, song: Song) -> None:
+    converted = VoiceConverter(voice, pitch_shift=pitch_shift)(song.audio, RATE)
+    track = track_pitch(converted, RATE)
+    at = np.minimum(np.round(track.times_s * RATE).astype(int), len(song.f0_hz) - 1)
+    wanted = song.f0_hz[at] * 2 ** (pitch_shift / 12)
+    both = track.voiced & (wanted > 0)
+    cents = np.abs(1200 * np.log2(track.hz[both] / wanted[both]))
+    assert both.mean() > 0.5
+    assert np.median(cents) <= 15
+    assert np.mean(cents > 600) <= 0.02
+    assert np.mean(track.voiced == (wanted > 0)) >= 0.88
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_sound_comes_when_the_singer_sings(voice: str, song: Song) -> None:
+    """The energy envelopes (5 ms) of source and conversion lie over each other to 3 ms."""
+    converted = VoiceConverter(voice)(song.audio, RATE)
+    hop = 48
+
+    def envelope(x: np.ndarray) -> np.ndarray:
+        energy = np.square(x[: len(x) // hop * hop], dtype=np.float64).reshape(-1, hop).mean(1)
+        smooth = np.convolve(np.log(energy + 1e-5), np.ones(10) / 10, "same")
+        return smooth - smooth.mean()
+
+    source, made = envelope(song.audio), envelope(converted)
+    lags = np.arange(-40, 41)
+    agreement = [np.dot(source[40:-40], np.roll(made, -lag)[40:-40]) for lag in lags]
+    assert abs(int(lags[np.argmax(agreement)])) <= 3
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_pauses_stay_quiet_and_levels_are_kept(voice: str, song: Song) -> None:
+    pause = np.zeros(RATE, np.float32)
+    converted = VoiceConverter(voice)(np.concatenate([pause, song.audio, pause]), RATE)
+    phrase = converted[RATE : RATE + len(song.audio)]
+    assert abs(level_db(phrase) - level_db(song.audio)) < 6
+    assert level_db(converted[: RATE - 4800]) < level_db(phrase) - 50
+    assert not converted[-RATE // 4 :].any()
+
+
+def test_the_same_take_gives_the_same_samples(song: Song) -> None:
+    first, second = (VoiceConverter("kerstin")(song.audio, RATE) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_louder_take_is_the_same_conversion_louder(song: Song) -> None:
+    quiet, loud = (VoiceConverter("pjs")(song.audio * gain, RATE)[RATE // 2 :] for gain in (0.1, 0.8))
+    assert level_db(loud) - level_db(quiet) == pytest.approx(20 * np.log10(8), abs=0.5)
+    # The phase of the pulses may differ, the sound may not.
+    np.testing.assert_allclose(semitone_spectrum_db(loud) - semitone_spectrum_db(quiet), 20 * np.log10(8), atol=1.5)
+
+
+def semitone_spectrum_db(x: np.ndarray) -> np.ndarray:
+    """Long-term spectrum in semitone bands from 150 Hz up (six octaves), three semitones smooth."""
+    frames = np.abs(np.fft.rfft(x[: len(x) // 4096 * 4096].reshape(-1, 4096) * np.hanning(4096), axis=1)) ** 2
+    hz = np.fft.rfftfreq(4096, 1 / RATE)
+    centres = 150 * 2 ** (np.arange(72) / 12)
+    width = 2 ** (3 / 24)
+    bands = [frames.mean(0)[(hz > c / width) & (hz < c * width)].mean() for c in centres]
+    return 10 * np.log10(np.array(bands))
+
+
+def test_formants_move_and_the_pitch_does_not(song: Song) -> None:
+    low, middle, high = (VoiceConverter("pjs", formant_shift=shift)(song.audio, RATE) for shift in (-4.0, 0.0, 4.0))
+    lower, higher = semitone_spectrum_db(low), semitone_spectrum_db(high)
+    apart = [np.std(higher[20 : 72] - lower[20 - shift : 72 - shift]) for shift in range(16)]
+    assert abs(int(np.argmin(apart)) - 8) <= 1
+    assert compare_pitch(track_pitch(middle, RATE), track_pitch(high, RATE)).median_cents < 6
+
+
+def test_a_mix_of_voices_lies_between_them(song: Song) -> None:
+    def spectrum(voice: str | dict[str, float]) -> np.ndarray:
+        converted = VoiceConverter(voice)(song.audio, RATE)
+        frames = np.abs(np.fft.rfft(converted[: len(converted) // 2048 * 2048].reshape(-1, 2048), axis=1))
+        bands = frames[:, 4:512].reshape(len(frames), -1, 4).mean(2)
+        return np.asarray(np.log(bands + 1e-3).mean(0))
+
+    pjs, alys, both = spectrum("pjs"), spectrum("alys"), spectrum({"pjs": 0.5, "alys": 0.5})
+    apart = np.linalg.norm(pjs - alys)
+    assert np.linalg.norm(both - pjs) < 0.85 * apart
+    assert np.linalg.norm(both - alys) < 0.85 * apart
+    assert apart > 3
