@@ -297,6 +297,8 @@ class VoiceConverter:
     def prepare(self, sample_rate: float, block_size: int | None = None, channels: int = 1) -> None:
         """Load the voice and start a new stream for `process_block`.
 
+        It holds until `process` is called with another rate or channel count, or with `reset=False` after a `block_size`.
+
         Parameters
         ----------
         sample_rate : float

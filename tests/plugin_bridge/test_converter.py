@@ -149,6 +149,18 @@ def test_reset_false_leaves_out_the_latency_and_flush_gives_the_rest(size: int, 
     assert converter.flush().shape == (0,), "nothing is owed twice"
 
 
+def test_process_in_a_stream_ends_what_was_prepared_for_one_block_size() -> None:
+    """Its pieces may have any size; who goes on with blocks prepares again, and learns the latency anew."""
+    audio = noise(5000)
+    converter = VoiceConverter("delay512")
+    converter.prepare(RATE, 512)
+    pieces = [converter(piece, RATE, reset=False) for piece in np.split(audio, [512, 612, 1000, 4000])]
+    assert converter.latency_samples == 767
+    assert np.array_equal(np.concatenate([*pieces, converter.flush()]), audio)
+    with pytest.raises(RuntimeError, match="prepare"):
+        converter.process_block(noise(512))
+
+
 def test_flush_of_a_stream_shorter_than_the_latency() -> None:
     converter = VoiceConverter("delay512")
     audio = noise(100)
