@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from typing import Literal, NoReturn, SupportsIndex, TypeAlias, cast, overload
 
 import numpy as np
@@ -63,7 +63,7 @@ class Board(MutableSequence["Plugin | None"]):
         self._running: Literal["no", "live", "aligned"] = "no"
         self._omitted = 0  # samples of an aligned stream so far
         self._flat = True  # the last live block was [n]
-        self.extend(plugins or [])
+        self.extend([] if plugins is None else plugins)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Plugin | None: ...
@@ -86,6 +86,10 @@ class Board(MutableSequence["Plugin | None"]):
 
     def __len__(self) -> int:
         return len(self._plugins)
+
+    def __iter__(self) -> Iterator[Plugin | None]:
+        """Over the list as it is now: changes meanwhile, in any thread, neither skip nor repeat a plugin."""
+        return iter(self._plugins.copy())
 
     def insert(self, index: int, value: Plugin | None) -> None:
         """Put a plugin before `index`, as `list.insert` does."""

@@ -417,7 +417,7 @@ def shape_of(plugins: Iterable[object], seen: set[int]) -> Shape:
         If a plugin is there twice at any depth, or inside itself (pedalboard's sentence); `seen` has the ids so far.
     """
     shape: list[object] = []
-    for plugin in plugins:
+    for plugin in tuple(plugins):  # at once: other threads may change the list
         if plugin is None:
             shape.append(None)
             continue

@@ -31,6 +31,7 @@ NATIVE: dict[str, Callable[[], pedalboard.Plugin]] = {
     "resample": lambda: pedalboard.Resample(16_000),
     "resample_odd": lambda: pedalboard.Resample(15_999),
     "mp3": pedalboard.MP3Compressor,
+    "brickwall": lambda: pedalboard.BrickwallLimiter(-12),
     "mix": lambda: pedalboard.Mix(
         [pedalboard.Resample(16_000), None, pedalboard.Chain([AddLatency(700), pedalboard.Chorus()])]
     ),
@@ -194,7 +195,7 @@ class TestNativePlugins:
         np.testing.assert_allclose(np.concatenate([start, end], axis=1), whole, rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("block", [1, 2, 64, 441, 512, 4096, None])
-    @pytest.mark.parametrize("name", ["chorus", "add_latency", "resample", "resample_odd", "mp3", "mix"])
+    @pytest.mark.parametrize("name", ["chorus", "add_latency", "resample", "resample_odd", "brickwall", "mp3", "mix"])
     def test_live_is_the_whole_signal_late_by_the_latency(self, name: str, block: int | None) -> None:
         x = noise(2000 if block in (1, 2) else 20_000, 2)
         whole = NATIVE[name]()(x, RATE)
@@ -412,6 +413,16 @@ class TestWithConverters:
             np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
         assert short.flush().size == 0
 
+    def test_the_two_ways_to_stream_do_not_mix(self) -> None:
+        """Each begins from its own start, with or without the silence before it."""
+        x = noise(3000)
+        board = Board([AddLatency(100), delay()])
+        board.prepare(RATE)
+        latency = board.latency_samples
+        for _ in range(2):
+            assert np.array_equal(board.process_block(x), np.pad(x, ((0, 0), (latency, 0)))[:, :3000])
+            assert np.array_equal(board.process(x, RATE, reset=False), x[:, :-latency])
+
     def test_flush_without_a_stream(self) -> None:
         for board in (Board(), Board([delay()])):
             assert board.flush().size == 0
@@ -521,6 +532,28 @@ class TestEdits:
         y = live(board, x, itertools.repeat(512))
         assert np.array_equal(y[:, 1000:], x[:, 1000 - 356 : -356])
 
+    def test_what_is_new_is_made_ready_by_the_thread_that_brings_it(self) -> None:
+        """Not by the one that processes, which has no time."""
+        ready_in = []
+
+        class Slow(Board):
+            def prepare(self, sample_rate: float, block_size: int | None = None, channels: int = 1) -> None:
+                ready_in.append(threading.get_ident())
+                super().prepare(sample_rate, block_size, channels)
+
+        board = Board([pedalboard.Gain(0)])
+        for block in (64, None):
+            board.prepare(RATE, block)
+            board.process_block(noise(64))
+            slow = Slow([pedalboard.Resample(16_000)])
+            thread = threading.Thread(target=board.append, args=[slow])
+            thread.start()
+            thread.join()
+            board.process_block(noise(64))
+            assert ready_in == [thread.ident]
+            ready_in.clear()
+            board.remove(slow)
+
     def test_a_plugin_that_joins_a_running_stream(self) -> None:
         x = noise(20_000)
         board = Board([delay()])
@@ -580,8 +613,8 @@ class TestThreads:
 
     def test_the_list_changes_while_another_thread_processes(self) -> None:
         """Every plugin is transparent, so that whatever stands in the list the output is the input, late by its latency."""
-        stay = delay()
-        board = Board([stay])
+        stay, inner = delay(), Board()
+        board = Board([stay, inner])
         board.prepare(RATE, 64)
         stop = threading.Event()
         failures: list[BaseException] = []
@@ -592,10 +625,11 @@ class TestThreads:
                 while not stop.is_set():
                     board.insert(int(rng.integers(len(board) + 1)), pedalboard.Gain(0))
                     board.append(pedalboard.Chain([pedalboard.Mix([pedalboard.Gain(0)]), None]))
+                    inner[:] = [pedalboard.Gain(0), *inner[:2]]
                     assert board.latency_samples == stay.latency_samples
-                    while len(board) > 4:
+                    while len(board) > 5:
                         index = int(rng.integers(len(board)))
-                        if board[index] is not stay:
+                        if board[index] not in (stay, inner):
                             del board[index]
             except BaseException as failure:
                 failures.append(failure)
