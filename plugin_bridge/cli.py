@@ -1,4 +1,4 @@
-"""The command line: `plugin-bridge voices | convert | demo | bench | train | doctor`.
+"""The command line: `plugin-bridge voices | convert | demo | bench | train | import-llvc | doctor`.
 
 What a command does lies in the module of its name; here are its options and what it prints. Results go to standard
 output, progress and errors to standard error. Exit codes: 0 all well, 1 `doctor` found something missing, 2 something
@@ -82,6 +82,29 @@ def voices() -> None:
     _print_table(table)
     for problem in broken_packs():
         _say(f"left out: {problem}")
+
+
+@app.command()
+def presets() -> None:
+    """List the presets at hand: voice, settings and effects under a name."""
+    from plugin_bridge.preset import PresetError, broken_presets, find_preset
+    from plugin_bridge.preset import presets as preset_names
+    from plugin_bridge.preset import user_folder as preset_folder
+
+    table = _table("Preset", "Title", "Voice", "Settings", "Chain")
+    for name in preset_names():
+        try:
+            preset = find_preset(name)
+        except PresetError:
+            continue  # told below
+        voice = "as it is" if preset.voice is None else _voice_text(preset.voice)
+        settings = ", ".join(f"{key} {value:g}" for key, value in preset.parameters.items())
+        chain = " > ".join(effect.plugin for effect in preset.chain)
+        table.add_row(name, Text(preset.title), voice, settings, chain)
+    _print_table(table)
+    for problem in broken_presets():
+        _say(f"left out: {problem}")
+    print(f"Your own go into {preset_folder()}")
 
 
 @app.command()
@@ -305,6 +328,41 @@ def train(
     except KeyboardInterrupt:
         _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
         raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(target.resolve())
+
+
+@app.command("import-llvc")
+def import_llvc(
+    checkpoint: Annotated[Path, typer.Argument(metavar="G.pth", help="A generator checkpoint of the LLVC project.")],
+    config: Annotated[Path, typer.Argument(metavar="config.json", help="The config it was trained with.")],
+    name: Annotated[str, typer.Argument(help="The new voice's name: letters, digits, - and _.")],
+    out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
+    chunk_factor: Annotated[int, typer.Option(min=1, max=16, help="Chunks a step: more are faster, and later.")] = 1,
+    int8: Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")] = False,
+    licence: Annotated[str, typer.Option(help="Under which the checkpoint came.")] = "that of the checkpoint",
+    credits: Annotated[str, typer.Option(help="Who made it, and whose voice it is.")] = "the checkpoint's authors",
+    low: Annotated[float, typer.Option(help="Lowest pitch of the voice, in Hz.")] = 80.0,
+    high: Annotated[float, typer.Option(help="Highest pitch of the voice, in Hz.")] = 500.0,
+) -> None:
+    """Make a voice of a checkpoint of the LLVC project. Only its tensors are read, and each is checked."""
+    from plugin_bridge.doctor import train_remedy
+    from plugin_bridge.voices import user_folder
+
+    try:
+        from models.llvc.bank import import_checkpoint
+        from models.llvc.export import ExportOptions
+    except ImportError as error:
+        _fail(f"importing a checkpoint needs {error.name or 'torch'}, which is not there; {train_remedy()}")
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    options = ExportOptions(chunk_factor, integer=int8)
+    try:
+        import_checkpoint(
+            checkpoint, config, name, target, options=options, licence=licence, credits=credits, f0_range_hz=(low, high)
+        )
     except (ValueError, OSError) as error:
         _fail(str(error))
     print(target.resolve())
