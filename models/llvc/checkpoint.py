@@ -1,0 +1,165 @@
+"""Checkpoints of the authors' training, and of ours, as generators: tensors alone, every one checked.
+
+A checkpoint is a pickle, so nothing in it is trusted: it is read with `weights_only=True`, and what is no tensor of the expected
+name, shape and kind is refused.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from models.llvc.network import POSITIONS, Generator, GeneratorConfig
+from models.schema import SampleRate, Schema, first_problem
+
+MAX_CONFIG_BYTES = 1 << 20
+# The published ones have 40 MB, optimizer included.
+MAX_CHECKPOINT_BYTES = 512 << 20
+MAX_CHUNK_SAMPLES = 16_384
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or its config cannot be used; the message is one sentence that names the file."""
+
+
+class _Prenet(Schema):
+    """`convnet_config`. The values that are fixed here are those of every published config."""
+
+    convnet_prenet: bool
+    out_channels: list[Literal[1]] = Field(max_length=64)
+    kernel_sizes: list[Literal[3]] = Field(max_length=64)
+    dilations: list[Literal[1]] = Field(max_length=64)
+    dropout: float = Field(ge=0, lt=1)
+    combine_residuals: None
+    skip_connection: Literal["add"]
+    use_residual_blocks: Literal[True]
+
+
+class _Sizes(Schema):
+    """`model_params`."""
+
+    label_len: int
+    L: int = Field(ge=1, le=1024)
+    enc_dim: int = Field(ge=16, le=1024)
+    num_enc_layers: int = Field(ge=1, le=10)
+    dec_dim: int = Field(ge=16, le=1024, multiple_of=16)
+    num_dec_layers: Literal[1]
+    dec_buf_len: int = Field(ge=1, le=POSITIONS // 2)
+    dec_chunk_size: int = Field(ge=1, le=POSITIONS // 2)
+    out_buf_len: int = Field(ge=1, le=16)
+    use_pos_enc: Literal[True]
+    skip_connection: Literal[True] = True
+    proj: Literal[True] = True
+    lookahead: Literal[True] = True
+    decoder_dropout: float = Field(ge=0, lt=1)
+    convnet_config: _Prenet
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+    sr: SampleRate
+
+
+class _Config(BaseModel):
+    """Of a `config.json` what conversion needs; how it was trained does not matter here."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    data: _Data
+    model_params: _Sizes
+
+
+def read_config(path: Path) -> GeneratorConfig:
+    """The sizes in a `config.json` as the authors write it.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first thing that does not fit.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"expected a config of at most {MAX_CONFIG_BYTES} bytes in {path}, got {path.stat().st_size}")
+        config = _Config.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise CheckpointError(f"expected the config of an LLVC training in {path}, but {first_problem(error)}") from None
+    sizes, prenet = config.model_params, config.model_params.convnet_config
+    if sizes.enc_dim % sizes.dec_dim:
+        raise CheckpointError(f"{path}: enc_dim must be a multiple of dec_dim, {sizes.dec_dim}, got {sizes.enc_dim}")
+    layers = len(prenet.kernel_sizes)
+    if not layers == len(prenet.dilations) == len(prenet.out_channels):
+        raise CheckpointError(f"{path}: convnet_config must have as many kernel_sizes as dilations and out_channels")
+    if prenet.convnet_prenet and not layers:
+        raise CheckpointError(f"{path}: convnet_config must have layers if convnet_prenet is true")
+    if sizes.L * sizes.dec_chunk_size > MAX_CHUNK_SAMPLES:
+        chunk = sizes.L * sizes.dec_chunk_size
+        raise CheckpointError(f"{path}: L times dec_chunk_size must be at most {MAX_CHUNK_SAMPLES} samples, got {chunk}")
+    return GeneratorConfig(
+        sample_rate=config.data.sr,
+        stride=sizes.L,
+        width=sizes.enc_dim,
+        encoder_layers=sizes.num_enc_layers,
+        decoder_width=sizes.dec_dim,
+        chunk=sizes.dec_chunk_size,
+        context=sizes.dec_buf_len,
+        output_context=sizes.out_buf_len,
+        prenet_layers=layers if prenet.convnet_prenet else 0,
+        prenet_dropout=prenet.dropout,
+        decoder_dropout=sizes.decoder_dropout,
+    )
+
+
+def load_generator(path: Path, config: GeneratorConfig) -> Generator:
+    """The generator of a checkpoint whose `model` entry holds its state; all else in the file is left alone.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first tensor that is missing, not expected, or not as expected.
+    """
+    state = _read_tensors(path)
+    generator = Generator(config)
+    expected = generator.state_dict()
+    if missing := sorted(expected.keys() - state.keys()):
+        raise CheckpointError(f"expected a tensor {missing[0]!r} in {path}, as its config has it, but there is none")
+    if extra := sorted(state.keys() - expected.keys()):
+        raise CheckpointError(f"{path} holds {extra[0][:100]!r}, which the network of its config does not have")
+    for name, wanted in expected.items():
+        tensor = state[name]
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(f"expected {name} of shape {list(wanted.shape)} in {path}, got {list(tensor.shape)}")
+        if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
+            raise CheckpointError(f"expected floating-point numbers as {name} in {path}, got {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"expected finite numbers as {name} in {path}, got NaN or infinity")
+    generator.load_state_dict(state)
+    return generator.eval()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    what = f"expected a checkpoint with a generator's state under 'model' in {path}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # PyTorch packs nothing; what is packed could unpack to anything.
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+            size = sum(member.file_size for member in archive.infolist())
+        if packed or size > MAX_CHECKPOINT_BYTES:
+            raise CheckpointError(f"{what}, at most {MAX_CHECKPOINT_BYTES >> 20} MiB and not compressed, but it is otherwise")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # the unpickler raises anything, by what it meets
+        problem = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
+        raise CheckpointError(f"{what}, but it cannot be read: {problem}") from None
+    state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise CheckpointError(f"{what}, but there is none")
+    return state
