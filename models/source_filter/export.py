@@ -7,6 +7,7 @@ side. So what is complete after the step is [512 c - 256, 512 c + 256): look-ahe
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
@@ -62,6 +63,12 @@ TIMBRE_HZ = (60.0, 1_100.0)
 GAIN_LIMIT = 4.0
 
 
+# A network trained on spectral distances answers with averages, and averages of formants are flat. What it gives is drawn
+# away from its own smoothed shape again (global variance compensation, after Toda et al. 2007): on unseen sources 0.5 brought
+# the speaker cosine from 0.755 to 0.804 (pjs) and 0.735 to 0.779 (kerstin); on the noise's filter it only cost quality.
+SHARPENING = 0.5
+SHARPENING_BANDS = 6.0  # standard deviation of the smoothing, in bands: about a formant's distance from the next
+
 # Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
 ANALYSIS_GROUPS = 6
 GROUPS = 16
@@ -82,6 +89,24 @@ def phase_basis() -> NDArray[np.float64]:
     first = np.stack([np.ones(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE, np.zeros(HOP)])
     second = first[:, -1:] + np.stack([np.zeros(HOP), np.zeros(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE])
     return np.concatenate([first, second], 1)
+
+
+def sharpening_matrix() -> NDArray[np.float64]:
+    """[GAINS, GAINS]: log gains -> log gains with their formants drawn out."""
+    band = np.arange(GAINS)
+    smooth = np.exp(-0.5 * ((band[:, None] - band[None]) / SHARPENING_BANDS) ** 2)
+    return np.asarray(np.eye(GAINS) + SHARPENING * (np.eye(GAINS) - smooth / smooth.sum(1, keepdims=True)))
+
+
+def sharpened(leave: nn.Linear) -> nn.Linear:
+    """The decoder's last layer with the harmonic filters sharpened within it."""
+    matrix = torch.tensor(sharpening_matrix(), dtype=torch.float32)
+    layer: nn.Linear = copy.deepcopy(leave)
+    with torch.no_grad():
+        weight, bias = layer.weight.view(2, 2, GAINS, -1), layer.bias.view(2, 2, GAINS)
+        weight[:, 0] = torch.einsum("ij,hjw->hiw", matrix, weight[:, 0])
+        bias[:, 0] = bias[:, 0] @ matrix.T
+    return layer
 
 
 class StepGraph(nn.Module):
@@ -112,6 +137,7 @@ class StepGraph(nn.Module):
         noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
         self.noise = constant(noise.reshape(-1, FFT))
         self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
+        self.leave = sharpened(network.decoder.leave)
         self.phase_basis = constant(phase_basis())
         self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
 
@@ -158,7 +184,7 @@ class StepGraph(nn.Module):
                 x = x + voice @ self.voice_bias
             entered.append(x)
             x = x + block.mix(x * block.depthwise[-1] + owed[k])
-        gains = self.network.decoder.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
+        gains = self.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
         gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 
