@@ -13,6 +13,7 @@ LOWEST_HZ = 60.0  # a bass's low B; below it, room rumble is taken for a voice
 HIGHEST_HZ = 1100.0  # a soprano's high C; above it, overtones of lower notes are taken for the fundamental
 FRAME_S = 0.005  # WORLD's own frame period: vibrato of 5-8 Hz is sampled some thirty times a cycle
 SHORTEST_S = 0.1  # WORLD's filters need a few periods of LOWEST_HZ: shorter audio is padded with silence
+BEYOND = 3.0  # semitones: so far a voice goes beyond its usual range at ease, while another key is heard at once
 FULLY_OFF = 0.5  # octaves: nearer to another octave than to the right one
 
 
@@ -112,19 +113,20 @@ def compare_pitch(reference: PitchTrack, track: PitchTrack, shift_semitones: flo
 def suggest_transposition(median_hz: float, lowest_hz: float, highest_hz: float) -> int:
     """Semitones that bring a source's median pitch into a voice's range, keeping the key where it can.
 
-    The fewest whole octaves that do it; where the range is so narrow that octaves jump over it, the fewest semitones.
-    0 if it is in the range already, or if there is no pitch (NaN).
+    None if it is there, or within three semitones; else the fewest whole octaves that bring it there; else, where octaves
+    jump over a narrow range, the fewest semitones that bring it inside. 0 too if there is no pitch (NaN).
     """
     if not 0 < lowest_hz <= highest_hz:
         raise ValueError(f"a voice's range needs 0 < lowest <= highest, not {lowest_hz} to {highest_hz} Hz")
     if not median_hz > 0:
         return 0
     # A hair of tolerance: what lies exactly octaves from an edge lands on it, whatever the logarithm rounds to.
-    up = float(np.ceil(12 * np.log2(lowest_hz / median_hz) - 1e-9))
-    down = float(np.floor(12 * np.log2(highest_hz / median_hz) + 1e-9))
-    if up <= 0 <= down:
+    to_lowest = 12 * np.log2(lowest_hz / median_hz) - 1e-9
+    to_highest = 12 * np.log2(highest_hz / median_hz) + 1e-9
+    least, most = to_lowest - BEYOND, to_highest + BEYOND
+    if least <= 0 <= most:
         return 0
-    octaves = 12 * (np.ceil(up / 12) if up > 0 else np.floor(down / 12))
-    if up <= octaves <= down:
-        return int(octaves)
-    return int(up if up > 0 else down)
+    octaves = 12 * int(np.ceil(least / 12) if least > 0 else np.floor(most / 12))
+    if least <= octaves <= most:
+        return octaves
+    return int(np.ceil(to_lowest) if to_lowest > 0 else np.floor(to_highest))
