@@ -54,7 +54,6 @@ from models.stream import METADATA_KEY
 
 OPSET = 17
 START_PITCH_HZ = 150.0
-PREDICTION = 1.0  # of the last hop's change, carried on to the next: a straight glide does not lag
 LARGEST_CHANGE_HZ = 12.0  # a larger leap in one hop is a new note, not a glide
 LOWEST_HZ, HIGHEST_HZ = 30.0, 4_000.0  # of the excitation, whatever the shift
 # The decoder heard pitches in this range; beyond, it keeps the timbre it has at the edge.
@@ -147,7 +146,7 @@ class StepGraph(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {
             "audio": (1, WINDOW - HOP),
             "mean": (1, BANDS + 2),
-            "pitch": (1, 2),  # f0 - 150 Hz: of the last hop, and as predicted for the next
+            "pitch": (1, 1),  # f0 - 150 Hz at the end of the chunk
             "phase": (1, 1),  # cycles
             "hop": (1,),  # number of the next hop, modulo the noise's period
             "excitation": (1, HOP),
@@ -215,17 +214,16 @@ class StepGraph(nn.Module):
     def pulses(self, f0: Tensor, phase: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pitch in Hz at the two hops' centres [1, 2] -> pulses of the chunk [1, 512], next phase, next pitch state.
 
-        Within a hop the pitch runs on a line to what it is predicted to be at the hop's end, by a share of its last change.
+        The chunk starts where the one before ended, passes its middle, the second hop's centre, at the pitch heard there, and
+        runs on in the same direction to its end.
         """
-        state = state + START_PITCH_HZ
-        change = f0 - torch.cat([state[:, :1], f0[:, :1]], 1)
-        predicted = f0 + PREDICTION * torch.clamp(change, -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
-        knots = torch.cat([state[:, 1:], predicted], 1)
+        change = torch.clamp(f0[:, 1:] - f0[:, :1], -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
+        knots = torch.cat([state + START_PITCH_HZ, f0[:, 1:], f0[:, 1:] + change], 1)
         harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :2], knots[:, 1:]))
         cycles = torch.cat([phase, knots], 1) @ self.phase_basis
         train = pulse_train(cycles.reshape(1, 2, HOP), harmonics[:, :, None]).reshape(1, CHUNK)
         last = cycles[:, -1:]
-        return train, last - torch.floor(last), torch.cat([f0[:, 1:], predicted[:, 1:]], 1) - START_PITCH_HZ
+        return train, last - torch.floor(last), knots[:, 2:] - START_PITCH_HZ
 
     def input_names(self) -> list[str]:
         return ["audio", "voice", "pitch_ratio", "formant_ratio", *(f"state_{name}" for name in self.state_shapes())]
