@@ -24,6 +24,7 @@ from plugin_bridge.voices import find_voice
 
 if TYPE_CHECKING:
     from models.pack import VoicePack
+    from models.stream import StreamModel
 
 MOST_CHANNELS = 8
 
@@ -42,6 +43,16 @@ class _Target:
     shown: str | dict[str, float]
     pack: VoicePack
     weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LoadedVoice:
+    """A voice that `VoiceConverter.load_voice` made ready: its engine if the stream needs another one than it has."""
+
+    target: _Target
+    model: StreamModel | None = None
+    stream: HostStream | None = None
+    engine: Engine | None = None
 
 
 def _target(voice: object) -> _Target:
@@ -150,6 +161,7 @@ class VoiceConverter:
         "_engines",
         "_faults",
         "_flat",
+        "_last_loaded",
         "_layout",
         "_lock",
         "_newest",
@@ -193,6 +205,7 @@ class VoiceConverter:
         self._faults = Faults()
         self._stream: HostStream | None = None
         self._newest: Engine | None = None  # the engine of `_target` for `_stream`
+        self._last_loaded: StreamModel | None = None  # for which `_load_voice` made an engine
         self._outdated = False  # `_target` does not fit `_stream`'s latency: make a new one when audio comes
         self._promised = False  # `prepare` was called: the latency must hold until it is called again
         self._running = False  # in the middle of a stream
@@ -233,27 +246,60 @@ class VoiceConverter:
     def voice(self, voice: Voice) -> None:
         target = _target(voice)
         with self._setting:
-            if self._stream is not None and not self._outdated:
-                self._change_voice(self._stream, target)
-            self._target = target
+            self._take_voice(self._load_voice(target))
 
-    def _change_voice(self, stream: HostStream, target: _Target) -> None:
+    def load_voice(self, voice: Voice) -> LoadedVoice:
+        """All of a change of voice that takes time, for a host that must know the block in which it happens.
+
+        Call it from one thread. Raises what setting `voice` does.
+        """
+        return self._load_voice(_target(voice))
+
+    def take_voice(self, loaded: LoadedVoice) -> None:
+        """Set the voice that `load_voice` made ready; fit for the audio thread, between blocks.
+
+        Raises
+        ------
+        RuntimeError
+            If `prepare` was called in between.
+        """
+        with self._setting:
+            self._take_voice(loaded)
+
+    def _load_voice(self, target: _Target) -> LoadedVoice:
+        stream = self._stream
+        if stream is None or self._outdated:
+            return LoadedVoice(target)
         stream.retired.clear()
-        model = target.pack.stream_model()
-        if self._newest is not None and self._newest.model is model:
-            self._newest.wanted_weights = target.weights
-            return
+        model, newest, last = target.pack.stream_model(), self._newest, self._last_loaded
+        if newest is not None and newest.model is model and (last is None or last is model):
+            return LoadedVoice(target, model, stream)
         least = engine_latency(model, stream.setup.rate, stream.setup.block)
-        if least <= stream.setup.latency:
-            self._newest = stream.engine(model, target.weights)
-            self._engines.append(self._newest)
-        elif self._promised or self._running:
-            raise ValueError(
-                f"voice {target.shown!r} needs a latency of {least} samples and the stream was prepared for "
-                f"{stream.setup.latency}: set it before prepare() or reset()"
-            )
-        else:
-            self._outdated = True
+        if least > stream.setup.latency:
+            if self._promised or self._running:
+                raise ValueError(
+                    f"voice {target.shown!r} needs a latency of {least} samples and the stream was prepared for "
+                    f"{stream.setup.latency}: set it before prepare() or reset()"
+                )
+            return LoadedVoice(target, model, stream)
+        # Also when another voice was loaded last: that may be taken, or not, before this one.
+        self._last_loaded = model
+        return LoadedVoice(target, model, stream, stream.engine(model, target.weights))
+
+    def _take_voice(self, loaded: LoadedVoice) -> None:
+        stream, newest = self._stream, self._newest
+        fresh = stream is not None and not self._outdated
+        if (loaded.stream is None and fresh) or loaded.stream not in (None, stream):
+            raise RuntimeError("the voice was loaded for another stream: load it again")
+        if loaded.stream is not None and not self._outdated:
+            if newest is not None and newest.model is loaded.model:
+                newest.wanted_weights = loaded.target.weights
+            elif loaded.engine is not None:
+                self._newest = loaded.engine
+                self._engines.append(loaded.engine)
+            else:
+                self._outdated = True
+        self._target = loaded.target
 
     @property
     def is_effect(self) -> bool:
@@ -329,7 +375,7 @@ class VoiceConverter:
             self._engines.clear()
             self._newest = stream.engine(model, self._target.weights)
             stream.restart(self._newest, self._numbers, self._bypass)
-            self._stream, self._outdated = stream, False
+            self._stream, self._outdated, self._last_loaded = stream, False, None
         self._promised = self._running = False
         return stream
 

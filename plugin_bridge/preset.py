@@ -123,6 +123,9 @@ class Effect(Schema):
         return plugin
 
 
+PLAIN_CHAIN = (Effect(plugin=CONVERTER),)
+
+
 class Preset(Schema):
     """What a performer calls up by one name.
 
@@ -142,7 +145,7 @@ class Preset(Schema):
     description: Line = ""
     voice: VoiceName | Annotated[dict[VoiceName, float], Field(min_length=1, max_length=64)] | None = None
     parameters: dict[str, float] = Field(default_factory=dict)
-    chain: Annotated[tuple[Effect, ...], Field(max_length=MOST_EFFECTS + 1, strict=False)] = (Effect(plugin=CONVERTER),)
+    chain: Annotated[tuple[Effect, ...], Field(max_length=MOST_EFFECTS + 1, strict=False)] = PLAIN_CHAIN
 
     @field_validator("parameters")
     @classmethod
@@ -167,14 +170,17 @@ class Preset(Schema):
 
     def before(self) -> tuple[Effect, ...]:
         """The effects that the source goes through."""
-        return self.chain[: self._place()]
+        return split_chain(self.chain)[0]
 
     def after(self) -> tuple[Effect, ...]:
         """The effects that the converted voice goes through."""
-        return self.chain[self._place() + 1 :]
+        return split_chain(self.chain)[1]
 
-    def _place(self) -> int:
-        return [effect.plugin for effect in self.chain].index(CONVERTER)
+
+def split_chain(chain: tuple[Effect, ...]) -> tuple[tuple[Effect, ...], tuple[Effect, ...]]:
+    """The effects before and after the converter."""
+    place = [effect.plugin for effect in chain].index(CONVERTER)
+    return chain[:place], chain[place + 1 :]
 
 
 def read_preset(path: Path) -> Preset:
