@@ -159,7 +159,7 @@ def ranged_voices(voice_folder):
 
 
 def test_a_recording_is_moved_into_the_range_of_its_voice(tmp_path, ranged_voices):
-    source = write_audio(tmp_path / "a.wav", sung(57))  # A3, 220 Hz
+    source = write_audio(tmp_path / "a.wav", sung(64))  # E4, 330 Hz
     low, high = ranged_voices
     for voice, semitones in ((low, -12), (high, 12), ("delay512", 0)):
         assert convert_file(source, tmp_path / "b.wav", Settings(voice, transpose="auto")).transposition == semitones
