@@ -36,7 +36,7 @@ def cents(f0: NDArray[np.float64], truth: NDArray[np.float64] | float) -> NDArra
     return np.asarray(1200 * np.log2(f0 / truth))
 
 
-@pytest.mark.parametrize("level_db", [-6, -50])
+@pytest.mark.parametrize("level_db", [-6, -40])
 @pytest.mark.parametrize("hz", [62.0, 87.3, 110.0, 196.0, 293.7, 440.0, 660.0, 880.0, 1080.0])
 def test_steady_tones_from_the_lowest_to_the_highest_pitch(tracker: PitchTracker, hz: float, level_db: float) -> None:
     times, f0, voicing = track(tone(np.full(SAMPLE_RATE, hz), 10 ** (level_db / 20) / 2), SAMPLE_RATE, tracker)
