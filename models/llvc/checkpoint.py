@@ -115,6 +115,35 @@ def read_config(path: Path) -> GeneratorConfig:
     )
 
 
+def config_text(config: GeneratorConfig) -> str:
+    """A `config.json` that `read_config` turns into `config`: for one voice, in the authors' layout."""
+    prenet = _Prenet(
+        convnet_prenet=config.prenet_layers > 0,
+        out_channels=[1] * config.prenet_layers,
+        kernel_sizes=[3] * config.prenet_layers,
+        dilations=[1] * config.prenet_layers,
+        dropout=config.prenet_dropout,
+        combine_residuals=None,
+        skip_connection="add",
+        use_residual_blocks=True,
+    )
+    sizes = _Sizes(
+        label_len=1,
+        L=config.stride,
+        enc_dim=config.width,
+        num_enc_layers=config.encoder_layers,
+        dec_dim=config.decoder_width,
+        num_dec_layers=1,
+        dec_buf_len=config.context,
+        dec_chunk_size=config.chunk,
+        out_buf_len=config.output_context,
+        use_pos_enc=True,
+        decoder_dropout=config.decoder_dropout,
+        convnet_config=prenet,
+    )
+    return _Config(data=_Data(sr=config.sample_rate), model_params=sizes).model_dump_json(indent=2)
+
+
 def load_generator(path: Path, config: GeneratorConfig) -> Generator:
     """The generator of a checkpoint whose `model` entry holds its state; all else in the file is left alone.
 

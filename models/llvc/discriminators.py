@@ -7,6 +7,7 @@ outputs, which feature matching compares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -61,7 +62,9 @@ class Period(Layers):
         return self.judge(audio.unflatten(2, (-1, self.period)))
 
 
-class _Convolution(NamedTuple):
+class Convolution(NamedTuple):
+    """Sizes of a layer."""
+
     outputs: int
     kernel: int
     stride: int
@@ -71,11 +74,11 @@ class _Convolution(NamedTuple):
 class Scale(Layers):
     """Sees a waveform [batch, 1, samples], after `halvings` averagings by two."""
 
-    def __init__(self, convolutions: list[_Convolution], halvings: int = 0, spectral: bool = False) -> None:
+    def __init__(self, convolutions: list[Convolution], halvings: int = 0, spectral: bool = False) -> None:
         norm = spectral_norm if spectral else weight_norm
         layers: list[nn.Module] = []
         inputs = 1
-        for outputs, kernel, stride, groups in [*convolutions, _Convolution(1, 3, 1, 1)]:
+        for outputs, kernel, stride, groups in [*convolutions, Convolution(1, 3, 1, 1)]:
             layers.append(norm(nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)))
             inputs = outputs
         super().__init__(layers)
@@ -88,7 +91,7 @@ class Scale(Layers):
 def vits_scale() -> Scale:
     """The one scale discriminator beside the periods of VITS."""
     rows = [(16, 15, 1, 1), (64, 41, 4, 4), (256, 41, 4, 16), (1024, 41, 4, 64), (1024, 41, 4, 256), (1024, 5, 1, 1)]
-    return Scale([_Convolution(*row) for row in rows])
+    return Scale([Convolution(*row) for row in rows])
 
 
 def hifi_gan_scale(halvings: int) -> Scale:
@@ -102,20 +105,23 @@ def hifi_gan_scale(halvings: int) -> Scale:
         (1024, 41, 1, 16),
         (1024, 5, 1, 1),
     ]
-    return Scale([_Convolution(*row) for row in rows], halvings, spectral=halvings == 0)
+    return Scale([Convolution(*row) for row in rows], halvings, spectral=halvings == 0)
 
 
 class Discriminators(nn.Module):
-    """A whole set. Waveforms [batch, 1, samples] -> one `Verdict` a member."""
+    """Several as one. Waveforms [batch, 1, samples] -> one `Verdict` a member."""
 
-    def __init__(self, kind: DiscriminatorSet) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        members: list[nn.Module]
-        if kind == "periods":
-            members = [vits_scale(), *(Period(period) for period in (2, 3, 5, 7, 11, 17, 23, 37))]
-        else:
-            members = [*(hifi_gan_scale(halvings) for halvings in range(3)), *(Period(period) for period in (2, 3, 5, 7, 11))]
         self.members = nn.ModuleList(members)
 
     def forward(self, audio: Tensor) -> list[Verdict]:
         return [member(audio) for member in self.members]
+
+
+def discriminator_set(kind: DiscriminatorSet) -> Discriminators:
+    """A fresh set."""
+    if kind == "periods":
+        return Discriminators([vits_scale(), *(Period(period) for period in (2, 3, 5, 7, 11, 17, 23, 37))])
+    scales = [hifi_gan_scale(halvings) for halvings in range(3)]
+    return Discriminators([*scales, *(Period(period) for period in (2, 3, 5, 7, 11))])

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.llvc.discriminators import Discriminators, Period, Verdict, hifi_gan_scale, vits_scale  # noqa: E402
+from models.llvc.discriminators import Discriminators, Period, Verdict, discriminator_set, hifi_gan_scale, vits_scale  # noqa: E402
 from models.llvc.losses import (  # noqa: E402
     MelLoss,
     Resolution,
@@ -42,11 +42,11 @@ def test_the_sets_have_the_published_sizes():
     scale = sum(inputs * kernel * outputs + outputs for inputs, kernel, outputs in rows)
     assert weights_of(vits_scale()) == scale
     with torch.device("meta"):  # sizes alone
-        assert weights_of(Discriminators("periods")) == scale + 8 * period
+        assert weights_of(discriminator_set("periods")) == scale + 8 * period
     rows = [(1, 15, 128), (32, 41, 128), (8, 41, 256), (16, 41, 512), (32, 41, 1024), (64, 41, 1024), (1024, 5, 1024), (1024, 3, 1)]
     scale = sum(inputs * kernel * outputs + outputs for inputs, kernel, outputs in rows)
     with torch.device("meta"):
-        assert weights_of(Discriminators("hifi-gan")) == 3 * scale + 5 * period
+        assert weights_of(discriminator_set("hifi-gan")) == 3 * scale + 5 * period
 
 
 def test_a_period_discriminator_sees_each_phase_by_itself():
@@ -79,16 +79,12 @@ def members(request):
     """Two discriminators of a set; all of them would take a minute."""
     torch.manual_seed(0)
     chosen = [vits_scale(), Period(3)] if request.param == "periods" else [hifi_gan_scale(0), hifi_gan_scale(1)]
-    return torch.nn.ModuleList(chosen)
-
-
-def judged(members, audio):
-    return [member(audio) for member in members]
+    return Discriminators(chosen)
 
 
 def mean_score(members, audio):
     with torch.no_grad():
-        return float(torch.cat([verdict.scores for verdict in judged(members, audio)], 1).mean())
+        return float(torch.cat([verdict.scores for verdict in members(audio)], 1).mean())
 
 
 def test_a_step_of_either_side_lowers_its_own_loss_and_moves_the_scores_its_way(members):
@@ -97,7 +93,7 @@ def test_a_step_of_either_side_lowers_its_own_loss_and_moves_the_scores_its_way(
     optimiser = torch.optim.Adam(members.parameters(), 5e-4)
     losses = []
     for _ in range(4):
-        loss = discriminator_loss(recorded=judged(members, recorded), made=judged(members, made.detach()))
+        loss = discriminator_loss(recorded=members(recorded), made=members(made.detach()))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -106,18 +102,18 @@ def test_a_step_of_either_side_lowers_its_own_loss_and_moves_the_scores_its_way(
     assert mean_score(members, recorded) > mean_score(members, made)
 
     members.eval()
-    loss = generator_loss(made=judged(members, made))
+    loss = generator_loss(made=members(made))
     before = mean_score(members, made)
     loss.backward()
     with torch.no_grad():
         made -= 0.01 * made.grad / made.grad.norm()
-    assert generator_loss(made=judged(members, made)).item() < loss.item()
+    assert generator_loss(made=members(made)).item() < loss.item()
     assert mean_score(members, made) > before
 
 
 def test_feature_matching_teaches_the_generator_and_not_the_recording(members):
     recorded, made = torch.randn(1, 1, 400, requires_grad=True), torch.randn(1, 1, 400, requires_grad=True)
-    feature_loss(recorded=judged(members, recorded), made=judged(members, made)).backward()
+    feature_loss(recorded=members(recorded), made=members(made)).backward()
     assert recorded.grad is None
     assert made.grad.abs().max() > 0
 

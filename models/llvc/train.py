@@ -1,0 +1,244 @@
+"""Training of LLVC: one loop from pairs to a checkpoint.
+
+Step n draws all its randomness from (seed, n), so a run resumed from any checkpoint continues exactly. The checkpoint holds the
+generator under `model`, and a `config.json` in the authors' layout lies beside it: `plugin-bridge import-llvc` takes both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.llvc.checkpoint import config_text
+from models.llvc.discriminators import Discriminators
+from models.llvc.losses import MelLoss, discriminator_loss, feature_loss, generator_loss
+from models.llvc.network import Generator
+from models.llvc.pairs import Pairs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHECKPOINT = "checkpoint.pt"
+CONFIG = "config.json"
+BETAS, EPSILON = (0.8, 0.999), 1e-9
+LARGEST_GRADIENT = 1.0
+VALIDATION_PAIRS = 8
+SAVE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The `[training]` table of a recipe; the comments are there."""
+
+    seed: int
+    batch: int
+    clip: int
+    segment: int
+    judged: int
+    learning_rate: float
+    decay: float
+    adversarial: float
+    features: float
+    mel: float
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a watcher of a run sees: `losses` are means since the last report, `validation` the mel loss on pairs held out."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    validation: float
+    seconds_left: float
+
+
+def read_recipe(path: Path | None = None) -> TrainingConfig:
+    """A recipe, by default the published one."""
+    with (path or Path(__file__).with_name("train.toml")).open("rb") as file:
+        return TrainingConfig(**tomllib.load(file)["training"])
+
+
+class Trainer:
+    """Generator and discriminators, their optimisers, and one step of both."""
+
+    def __init__(self, generator: Generator, discriminators: Discriminators, config: TrainingConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.generator, self.discriminators = generator.to(device), discriminators.to(device)
+        self.mel = MelLoss(generator.config.sample_rate).to(device)
+        self.optimisers = [
+            torch.optim.AdamW(module.parameters(), config.learning_rate, BETAS, EPSILON, weight_decay=0.0)
+            for module in (self.generator, self.discriminators)
+        ]
+        # bfloat16 has float32's range, so no loss needs scaling. On a CPU it is slower than float32.
+        self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+
+    def step(self, clips: Tensor, random: np.random.Generator, epoch: int) -> dict[str, float]:
+        """Train both on pairs [2, batch, 1, clip]; returns the losses before it."""
+        config = self.config
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * config.decay**epoch
+        original, recorded = clips.to(self.device).unbind(0)
+        self.generator.train()
+        with self.autocast():
+            made = self.generator(original).float()
+
+        part = random_part(recorded.shape[2], config.segment, random)
+        self.discriminators.requires_grad_(True)
+        with self.autocast():
+            loss = discriminator_loss(
+                recorded=self.discriminators(recorded[..., part]), made=self.discriminators(made.detach()[..., part])
+            )
+        self._descend(1, loss)
+
+        part = random_part(recorded.shape[2], config.judged, random)
+        self.discriminators.requires_grad_(False)
+        with self.autocast():
+            with torch.no_grad():
+                wanted = self.discriminators(recorded[..., part])
+            found = self.discriminators(made[..., part])
+        losses = {
+            "adversarial": generator_loss(made=found),
+            "features": feature_loss(recorded=wanted, made=found),
+            "mel": self.mel(made[:, 0], recorded[:, 0]),
+        }
+        weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel}
+        self._descend(0, torch.stack([weights[name] * value for name, value in losses.items()]).sum())
+        return {name: value.item() for name, value in (losses | {"discriminators": loss}).items()}
+
+    def _descend(self, which: int, loss: Tensor) -> None:
+        module, optimiser = (self.generator, self.discriminators)[which], self.optimisers[which]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
+        optimiser.step()
+
+    def validate(self, clips: Tensor) -> float:
+        """Mel loss on pairs [2, batch, 1, clip], as the generator converts: without dropout."""
+        self.generator.eval()
+        with torch.no_grad():
+            original, recorded = clips.to(self.device).unbind(0)
+            return float(self.mel(self.generator(original)[:, 0], recorded[:, 0]))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.generator.state_dict(),
+            "discriminators": self.discriminators.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["model"])
+        self.discriminators.load_state_dict(state["discriminators"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def random_part(samples: int, length: int, random: np.random.Generator) -> slice:
+    """`length` of `samples`, anywhere; all, if there are no more."""
+    start = int(random.integers(max(0, samples - length) + 1))
+    return slice(start, start + length)
+
+
+def fit(
+    trainer: Trainer,
+    training: Pairs,
+    validation: Pairs,
+    work: Path,
+    steps: int,
+    report: Callable[[TrainingProgress], None],
+    *,
+    report_every: int = 1_000,
+    stop_at: float = float("inf"),
+) -> Generator:
+    """Train until `steps`, or the monotonic clock's `stop_at`, from where `work`/checkpoint.pt stands; returns the generator.
+
+    An epoch takes every pair once, in an order of its own. The device decides the last bits of the sums; on one CPU, two runs of
+    a seed are equal.
+    """
+    config = trainer.config
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = work / CHECKPOINT
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=trainer.device, weights_only=True)
+        trainer.load(state)
+        step = state["step"]
+    fixed = list(range(min(len(validation), VALIDATION_PAIRS)))
+    held_out = torch.from_numpy(validation.batch(fixed, config.clip, np.random.default_rng(config.seed)))
+    log = open_log(work)
+
+    def write() -> None:
+        replace_file(work / CONFIG, lambda path: path.write_text(config_text(trainer.generator.config)))
+        replace_file(checkpoint, lambda path: torch.save(trainer.state() | {"step": step}, path))
+
+    losses: list[dict[str, float]] = []
+    began, began_step, saved = time.monotonic(), step, time.monotonic()
+    steps_an_epoch = max(1, len(training) // config.batch)
+    while step < steps and time.monotonic() < stop_at:
+        epoch, number = divmod(step, steps_an_epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(training))
+        chosen = [int(order[k % len(order)]) for k in range(number * config.batch, (number + 1) * config.batch)]
+        random = np.random.default_rng([config.seed, epoch, number])
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        losses.append(trainer.step(torch.from_numpy(training.batch(chosen, config.clip, random)), random, epoch))
+        step += 1
+        if step % report_every == 0 or step == steps:
+            seconds = (time.monotonic() - began) / (step - began_step)
+            means = {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
+            progress = TrainingProgress(
+                step, steps, means, trainer.validate(held_out), min((steps - step) * seconds, stop_at - time.monotonic())
+            )
+            report(progress)
+            if log:
+                write_log(log, progress, trainer.generator, held_out)
+            losses = []
+        if time.monotonic() - saved > SAVE_SECONDS:
+            write()
+            saved = time.monotonic()
+    write()
+    return trainer.generator.eval()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then rename."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def open_log(work: Path) -> Any:
+    """A TensorBoard log in `work`, where TensorBoard is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(work / "log"))
+
+
+def write_log(log: Any, progress: TrainingProgress, generator: Generator, held_out: Tensor) -> None:
+    """Losses as curves, and the first held-out pairs to listen to."""
+    for name, value in progress.losses.items():
+        log.add_scalar(f"loss/{name}", value, progress.step)
+    log.add_scalar("validation/mel", progress.validation, progress.step)
+    with torch.no_grad():
+        made = generator(held_out[0, :3].to(next(generator.parameters()).device)).cpu()
+    for kind, clips in (("original", held_out[0, :3]), ("wanted", held_out[1, :3]), ("made", made)):
+        for number, clip in enumerate(clips):
+            log.add_audio(f"{kind}/{number}", clip, progress.step, generator.config.sample_rate)
+    log.flush()

@@ -1,0 +1,146 @@
+"""The training loop of LLVC: it learns, it is repeatable, and a run resumed is the run that was not interrupted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pedalboard.io import AudioFile
+
+torch = pytest.importorskip("torch")
+
+from models.llvc.checkpoint import load_generator, read_config  # noqa: E402
+from models.llvc.discriminators import Convolution, Discriminators, Scale  # noqa: E402
+from models.llvc.network import VARIANTS, Generator, GeneratorConfig  # noqa: E402
+from models.llvc.pairs import Pairs  # noqa: E402
+from models.llvc.train import Trainer, fit, read_recipe  # noqa: E402
+
+torch.set_num_threads(1)
+
+RATE = 8_000
+NETWORK = GeneratorConfig(
+    sample_rate=RATE,
+    stride=8,
+    width=32,
+    encoder_layers=3,
+    decoder_width=16,
+    chunk=4,
+    context=4,
+    prenet_layers=2,
+    prenet_dropout=0.1,
+)
+RECIPE = replace(read_recipe(), batch=2, clip=2048, segment=1024, judged=1536)
+
+
+def write_pair(folder, name, samples, rate=RATE, converted_samples=None, seed=0):
+    """Noise, and as its conversion the same noise, lower and softer."""
+    original = 0.2 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+    converted = 0.5 * np.convolve(original, [0.5, 0.5])[:samples].astype(np.float32)
+    folder.mkdir(exist_ok=True)
+    for kind, audio in (("original", original), ("converted", converted[:converted_samples])):
+        with AudioFile(str(folder / f"{name}_{kind}.wav"), "w", rate, 1, bit_depth=16) as file:
+            file.write(audio[None])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    for number in range(5):
+        write_pair(folder, f"speech{number}", 2500 + 100 * number, seed=number)
+    return folder
+
+
+def trainer(recipe=RECIPE):
+    torch.manual_seed(recipe.seed)
+    sizes = [Convolution(8, 15, 1, 1), Convolution(8, 11, 2, 2)]
+    discriminators = Discriminators([Scale(sizes, halvings) for halvings in (0, 1)])
+    return Trainer(Generator(NETWORK), discriminators, recipe, torch.device("cpu"))
+
+
+def train(work, folder, steps, recipe=RECIPE, report=lambda now: None, report_every=1_000):
+    pairs = Pairs(folder, RATE)
+    return fit(trainer(recipe), pairs, pairs, work, steps, report, report_every=report_every).state_dict()
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_published_recipe():
+    recipe = read_recipe()
+    assert (recipe.batch, recipe.clip, recipe.segment, recipe.judged, recipe.seed) == (9, 65_536, 10_240, 65_536, 1234)
+    assert (recipe.learning_rate, recipe.decay, recipe.adversarial, recipe.features, recipe.mel) == (5e-4, 0.999, 1, 2, 10)
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, folder):
+    whole = train(tmp_path / "whole", folder, 5)
+    assert equal(whole, train(tmp_path / "again", folder, 5))
+    assert not equal(whole, train(tmp_path / "other", folder, 5, replace(RECIPE, seed=1)))
+    train(tmp_path / "parts", folder, 2)
+    assert equal(whole, train(tmp_path / "parts", folder, 5))
+
+
+def test_a_checkpoint_is_one_that_can_be_imported_and_resumed(tmp_path, folder):
+    trained = train(tmp_path, folder, 5)
+    assert read_config(tmp_path / "config.json") == NETWORK
+    assert equal(trained, load_generator(tmp_path / "checkpoint.pt", read_config(tmp_path / "config.json")).state_dict())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    # Two batches of two of the five pairs are an epoch: the fifth step is the first of the third.
+    assert [optimiser["param_groups"][0]["lr"] for optimiser in state["optimisers"]] == pytest.approx([5e-4 * 0.999**2] * 2)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_the_variants_configs_come_back(tmp_path, name):
+    from models.llvc.checkpoint import config_text
+
+    (tmp_path / "config.json").write_text(config_text(VARIANTS[name]))
+    assert read_config(tmp_path / "config.json") == VARIANTS[name]
+
+
+def test_it_learns(tmp_path, folder):
+    seen = []
+    train(tmp_path, folder, 60, report=seen.append, report_every=20)
+    assert [now.step for now in seen] == [20, 40, 60]
+    untrained = trainer().validate(torch.from_numpy(Pairs(folder, RATE).batch([0, 1, 2, 3, 4], 2048, np.random.default_rng(0))))
+    assert seen[2].validation < 0.6 * untrained
+    assert seen[2].losses["mel"] < seen[0].losses["mel"]
+    assert set(seen[0].losses) == {"adversarial", "features", "mel", "discriminators"}
+
+
+def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder):
+    both = trainer(replace(RECIPE, learning_rate=1e-3))
+    pairs = Pairs(folder, RATE)
+    for number in range(20):
+        random = np.random.default_rng(number)
+        both.step(torch.from_numpy(pairs.batch([0, 1], 2048, random)), random, 0)
+    original, recorded = torch.from_numpy(pairs.batch([2, 3], 2048, np.random.default_rng(0)))
+    with torch.no_grad():
+        scores = [
+            torch.cat([verdict.scores for verdict in both.discriminators(audio)], 1).mean()
+            for audio in (recorded, both.generator.eval()(original))
+        ]
+    assert scores[0] > scores[1]
+
+
+def test_pairs_are_the_same_moments_of_both(folder):
+    pairs = Pairs(folder, RATE)
+    assert len(pairs) == 5
+    original, converted = pairs.batch([3, 0], 1000, np.random.default_rng(0))[:, :, 0]
+    expected = 0.25 * (original[:, 1:] + original[:, :-1])
+    assert np.abs(converted[:, 1:] - expected).max() < 1e-4
+    assert not np.any(pairs.batch([0], 4000, np.random.default_rng(0))[:, :, :, 2500:])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: (folder / "a_original.wav").unlink(), "expected pairs such as a_original.wav and a_converted.wav"),
+        (lambda folder: (folder / "a_converted.wav").unlink(), "expected a_converted.wav beside .*, found no such file"),
+        (lambda folder: write_pair(folder, "a", 500, rate=16_000), "expected recordings of 8000 Hz, but .* has 16000 Hz"),
+        (lambda folder: write_pair(folder, "a", 500, converted_samples=499), "expected 500 samples in .*, got 499"),
+    ],
+)
+def test_pairs_that_do_not_match_are_named(tmp_path, change, sentence):
+    write_pair(tmp_path / "pairs", "a", 500)
+    change(tmp_path / "pairs")
+    with pytest.raises(ValueError, match=sentence):
+        Pairs(tmp_path / "pairs", RATE).batch([0], 100, np.random.default_rng(0))
