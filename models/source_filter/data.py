@@ -174,10 +174,10 @@ class Recordings:
         self.speakers = self.voices + list(dict.fromkeys(c.speaker for c in self.clips if not c.target))
 
     def f0_range_hz(self, voice: str) -> tuple[float, float]:
-        """5th and 95th percentile of the voice's voiced f0."""
+        """1st and 99th percentile of the voice's voiced f0."""
         parts = [self._f0[c.start // HOP : (c.start + c.samples) // HOP] for c in self.clips if c.speaker == voice]
         track = np.concatenate(parts)
-        low, high = np.percentile(track[track[:, 1] > 0.5, 0], [5, 95])
+        low, high = np.percentile(track[track[:, 1] > 0.5, 0], [1, 99])
         return float(low), float(high)
 
     def crop(self, rng: np.random.Generator, batch: int, chunks: int, helpers: float, held_out: bool = False) -> Crop:

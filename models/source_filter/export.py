@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -79,15 +80,21 @@ def constant(values: NDArray[np.float64] | NDArray[np.float32]) -> nn.Parameter:
 
 
 def phase_basis() -> NDArray[np.float64]:
-    """[4, CHUNK]: (phase at the start, f0 at the start, between the hops, at the end) -> phase in cycles at each sample.
+    """[5, 3 * HOP]: (phase at the start, f0 at the start and at the ends of three hops) -> phase in cycles at each sample.
 
     The sum of a frequency that runs on a straight line through each hop.
     """
     done = np.arange(HOP) + 1.0
     towards = np.cumsum(np.arange(HOP) / HOP)  # what the end of the hop counts in the sum
-    first = np.stack([np.ones(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE, np.zeros(HOP)])
-    second = first[:, -1:] + np.stack([np.zeros(HOP), np.zeros(HOP), (done - towards) / SAMPLE_RATE, towards / SAMPLE_RATE])
-    return np.concatenate([first, second], 1)
+    basis = np.zeros((5, 3 * HOP))
+    basis[0] = 1.0
+    for hop in range(3):
+        inside = slice(hop * HOP, (hop + 1) * HOP)
+        if hop:
+            basis[:, inside] = basis[:, hop * HOP - 1 : hop * HOP]
+        basis[hop + 1, inside] += (done - towards) / SAMPLE_RATE
+        basis[hop + 2, inside] += towards / SAMPLE_RATE
+    return basis
 
 
 def sharpening_matrix() -> NDArray[np.float64]:
@@ -146,10 +153,9 @@ class StepGraph(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {
             "audio": (1, WINDOW - HOP),
             "mean": (1, BANDS + 2),
-            "pitch": (1, 1),  # f0 - 150 Hz at the end of the chunk
-            "phase": (1, 1),  # cycles
+            "pitch": (1, 1),  # f0 - 150 Hz at the last frame's centre
+            "phase": (1, 1),  # cycles, there
             "hop": (1,),  # number of the next hop, modulo the noise's period
-            "excitation": (1, HOP),
             "tail": (1, FFT - HOP),
         }
         shapes["blocks"] = (config.kernel - 1, len(self.blocks) * config.width)
@@ -158,8 +164,8 @@ class StepGraph(nn.Module):
 
     def forward(self, audio: Tensor, voice: Tensor, pitch_ratio: Tensor, formant_ratio: Tensor, *states: Tensor) -> Any:
         config = self.network.config
-        past, mean_state, pitch_state, phase, hop, excitation, tail, memory = states[:8]
-        tracker_state = states[8:]
+        past, mean_state, pitch_state, phase, hop, tail, memory = states[:7]
+        tracker_state = states[7:]
 
         f0, voicing, tracker_state = self.tracker(audio, tracker_state)
         heard = torch.cat([past, audio], 1)
@@ -187,9 +193,8 @@ class StepGraph(nn.Module):
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
         gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 
-        pulses, phase, pitch_state = self.pulses(wanted, phase, pitch_state)
-        train = torch.cat([excitation, pulses], 1)
-        pulse = self.pulse_analysis(torch.cat([train[:, : 2 * HOP], train[:, HOP:]]) * self.hann)
+        excitation, phase, pitch_state = self.pulses(wanted, phase, pitch_state)
+        pulse = self.pulse_analysis(excitation * self.hann)
         number = hop.long() + torch.arange(2)
         first, second = NOISE_FRAMES
         noise = (self.noise[number % first] + self.noise[first + number % second]).reshape(2, 32, 2, GROUPS)
@@ -208,22 +213,24 @@ class StepGraph(nn.Module):
         period = float(NOISE_FRAMES[0] * NOISE_FRAMES[1])
         hop = torch.where(hop >= period, hop - period, hop)
         memory = torch.cat([memory[1:], torch.cat(entered, 1)])
-        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, train[:, -HOP:], added[:, CHUNK:], memory]
+        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, added[:, CHUNK:], memory]
         return added[:, :CHUNK], *next_states, *tracker_state
 
-    def pulses(self, f0: Tensor, phase: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pitch in Hz at the two hops' centres [1, 2] -> pulses of the chunk [1, 512], next phase, next pitch state.
+    def pulses(self, f0: Tensor, phase: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pitch in Hz at the two frames' centres [1, 2] -> excitation under the frames [2, 512], next phase, next `before`.
 
-        The chunk starts where the one before ended, passes its middle, the second hop's centre, at the pitch heard there, and
-        runs on in the same direction to its end.
+        The excitation starts at the centre of the frame before, where the phase is settled, and runs on straight lines to the
+        two centres. Only the second half of the last frame is a guess; the next frame, which shares that hop, starts from the
+        settled phase again and corrects it while the windows cross.
         """
         change = torch.clamp(f0[:, 1:] - f0[:, :1], -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
-        knots = torch.cat([state + START_PITCH_HZ, f0[:, 1:], f0[:, 1:] + change], 1)
-        harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :2], knots[:, 1:]))
+        knots = torch.cat([before + START_PITCH_HZ, f0, f0[:, 1:] + 0.5 * change], 1)
+        harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :3], knots[:, 1:]))
         cycles = torch.cat([phase, knots], 1) @ self.phase_basis
-        train = pulse_train(cycles.reshape(1, 2, HOP), harmonics[:, :, None]).reshape(1, CHUNK)
-        last = cycles[:, -1:]
-        return train, last - torch.floor(last), knots[:, 2:] - START_PITCH_HZ
+        train = pulse_train(cycles.reshape(1, 3, HOP), harmonics[:, :, None]).reshape(1, 3 * HOP)
+        settled = cycles[:, 2 * HOP - 1 : 2 * HOP]
+        frames = torch.cat([train[:, : 2 * HOP], train[:, HOP:]])
+        return frames, settled - torch.floor(settled), f0[:, 1:] - START_PITCH_HZ
 
     def input_names(self) -> list[str]:
         return ["audio", "voice", "pitch_ratio", "formant_ratio", *(f"state_{name}" for name in self.state_shapes())]
@@ -282,7 +289,11 @@ def quantised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     inside = [f"{name}_MatMul" for name in inside]
     plain, small = folder / "plain.onnx", folder / "small.onnx"
     onnx.save(model, plain)
-    quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=inside)
+    logging.disable(logging.WARNING)  # it advises a preparation that this graph has no need of
+    try:
+        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=inside)
+    finally:
+        logging.disable(logging.NOTSET)
     return onnx.load(small)
 
 
