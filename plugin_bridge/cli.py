@@ -1,4 +1,4 @@
-"""The command line: `plugin-bridge voices | convert | demo | bench | train | import-llvc | doctor`.
+"""The command line: `plugin-bridge voices | convert | demo | bench | train | make-pairs | train-llvc | import-llvc | doctor`.
 
 What a command does lies in the module of its name; here are its options and what it prints. Results go to standard
 output, progress and errors to standard error. Exit codes: 0 all well, 1 `doctor` found something missing, 2 something
@@ -12,6 +12,7 @@ import json
 import math
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast
@@ -327,6 +328,107 @@ def train(
                 file.write(pack.read_bytes())
     except KeyboardInterrupt:
         _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(target.resolve())
+
+
+@app.command("make-pairs")
+def make_pairs(
+    voice: Annotated[str, typer.Argument(help="The voice to learn from: a name, or the path of a .voice file.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings of many speakers.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the pairs; what is finished there already stays.")],
+    rate: Annotated[int, typer.Option(min=8_000, max=192_000, help="Of the pairs, in Hz; 48000 for llvc-48k.")] = 16_000,
+    transpose: Annotated[
+        str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Recordings at a time, one CPU core each.")] = 1,
+) -> None:
+    """Convert recordings into pairs for train-llvc: clips of a few seconds, before and after."""
+    from plugin_bridge import pairs
+    from plugin_bridge.doctor import train_remedy
+
+    if find_spec("soxr") is None:
+        _fail(f"making pairs needs soxr, which is not there; {train_remedy()}")
+    clips = failures = 0
+    try:
+        semitones = None if transpose == "auto" else _parse_number("--transpose", transpose)
+        with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+            task = progress.add_task("Making pairs", total=len(pairs.plan_pairs(folder, out)))
+            for _, made, problem in pairs.make_pairs(voice, folder, out, sample_rate=rate, transpose=semitones, workers=workers):
+                clips += made
+                failures += problem is not None
+                if problem:
+                    _say(problem, progress.console)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        _say("interrupted: the same command goes on where it stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(f"{clips} pairs in {out.resolve()}")
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command("train-llvc")
+def train_llvc(
+    name: Annotated[str, typer.Argument(help="The new voice's name: letters, digits, - and _.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with pairs, as make-pairs makes them.")],
+    work: Annotated[Path, typer.Argument(help="The folder for the training's checkpoint; one that holds one goes on from it.")],
+    out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
+    variant: Annotated[str, typer.Option(help="llvc, llvc-nc, llvc-hfg, or llvc-48k for pairs of 48000 Hz.")] = "llvc",
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file with a [training] table; by default the published one.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    int8: Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")] = False,
+) -> None:
+    """Train an LLVC voice on pairs, on a GPU if there is one. Ctrl-C stops it; the same command goes on."""
+    from plugin_bridge.doctor import train_remedy
+    from plugin_bridge.voices import user_folder
+
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    try:
+        from models.llvc.bank import train_voice
+        from models.llvc.export import ExportOptions
+        from models.llvc.network import VARIANTS
+        from models.llvc.train import TrainingProgress
+    except ImportError as error:
+        _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
+    if variant not in VARIANTS:
+        _fail(f"the variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+    columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
+    try:
+        with _progress(MofNCompleteColumn(), *columns) as progress:
+            task = progress.add_task(f"Training {name}", total=steps, losses="", left="")
+
+            def show(now: TrainingProgress) -> None:
+                losses = ", ".join(f"{kind} {value:.3f}" for kind, value in now.losses.items())
+                losses += f", mel held out {now.validation:.3f}"
+                left = f"{_duration(now.seconds_left)} left"
+                progress.update(task, completed=now.step, losses=losses, left=left)
+                if not progress.console.is_terminal:
+                    _say(f"step {now.step} of {now.steps}: {losses}, {left}")
+
+            train_voice(
+                name,
+                folder,
+                work,
+                target,
+                variant=variant,
+                recipe=recipe,
+                steps=steps,
+                minutes=minutes,
+                threads=threads,
+                options=ExportOptions(integer=int8),
+                progress=show,
+            )
+    except KeyboardInterrupt:
+        _say(f"interrupted: the same command goes on from {work}")
         raise typer.Exit(INTERRUPTED) from None
     except (ValueError, OSError) as error:
         _fail(str(error))

@@ -1,17 +1,25 @@
-"""From a generator to a voice pack."""
+"""From a generator, trained here or elsewhere, to a voice pack."""
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 
 from models.llvc.checkpoint import load_generator, read_config
+from models.llvc.discriminators import discriminator_set
 from models.llvc.export import ExportOptions, export_stream
-from models.llvc.network import Generator
+from models.llvc.network import VARIANTS, Generator
+from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs
+from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.schema import NAME_PATTERN, first_problem
+
+MAX_CARD_BYTES = 1 << 20
 
 
 def write_voices(generator: Generator, cards: list[VoiceCard], title: str, options: ExportOptions, out: Path) -> None:
@@ -21,6 +29,59 @@ def write_voices(generator: Generator, cards: list[VoiceCard], title: str, optio
     manifest = PackManifest(title=title, voices=cards, sample_rate=generator.config.sample_rate, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_pack(out, manifest, {STREAM_MODEL: graph})
+
+
+def train_voice(
+    name: str,
+    folder: Path,
+    work: Path,
+    out: Path,
+    *,
+    variant: str,
+    recipe: Path | None,
+    steps: int,
+    minutes: float | None,
+    threads: int,
+    options: ExportOptions,
+    progress: Callable[[TrainingProgress], None],
+) -> None:
+    """Train the voice `name` on the pairs in `folder`, on a GPU if there is one, and write its pack to `out`.
+
+    Stops after `steps`, or after `minutes` if that comes first. `work` keeps the checkpoint: called again with the same one,
+    training goes on where it stopped. Raises ValueError, one sentence, where the pairs do not do.
+    """
+    check_name(name)
+    stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
+    torch.set_num_threads(threads)
+    card = read_teacher(folder / TEACHER)
+    config = read_recipe(recipe)
+    network = VARIANTS[variant]
+    training, validation = (Pairs(folder / split, network.sample_rate) for split in (TRAINING, VALIDATION))
+    torch.manual_seed(config.seed)
+    discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(Generator(network), discriminators, config, device)
+    report_every = max(1, min(1_000, steps // 20))
+    generator = fit(trainer, training, validation, work, steps, progress, report_every=report_every, stop_at=stop_at)
+    about = {"name": name, "display_name": name, "kind": f"{variant}, taught by {card.name}", "quality": {}}
+    about["training_data"] = f"{len(training)} clips, converted by {card.name}, which learned from: {card.training_data}"[:10_000]
+    write_voices(generator.cpu(), [card.model_copy(update=about)], name, options, out)
+
+
+def read_teacher(path: Path) -> VoiceCard:
+    """The card of the voice that the pairs were made with: licence, credits and range are its pupil's too."""
+    try:
+        return VoiceCard.model_validate_json(path.read_bytes()[:MAX_CARD_BYTES])
+    except OSError:
+        raise ValueError(f"expected the teacher's card in {path}, as plugin-bridge make-pairs writes it, found none") from None
+    except ValidationError as error:
+        raise ValueError(f"expected the teacher's card in {path}, but {first_problem(error)}") from None
+
+
+def check_name(name: str) -> None:
+    """ValueError, one sentence, unless `name` can be a voice's."""
+    if not re.match(NAME_PATTERN, name):
+        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
 
 
 def import_checkpoint(
@@ -41,8 +102,7 @@ def import_checkpoint(
     ValueError
         One sentence that says what does not fit: `CheckpointError`, `PackError` and `ModelError` are such.
     """
-    if not re.match(NAME_PATTERN, name):
-        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
+    check_name(name)
     generator = load_generator(checkpoint, read_config(config))
     try:
         card = VoiceCard(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
 ORIGINAL, CONVERTED = "_original.wav", "_converted.wav"
+TRAINING, VALIDATION = "train", "val"  # folders of a data set; the third, dev, is for listening to strangers
+TEACHER = "teacher.json"  # beside them: the card of the voice that made the conversions
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Parallel recordings for training LLVC: each recording cut into clips, and the same clips in a voice of ours, its teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pedalboard.io import AudioFile
+
+from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER
+from plugin_bridge.convert import Settings, convert_file
+from plugin_bridge.files import FileError, plan, replacing
+from plugin_bridge.recording import open_recording
+from plugin_bridge.voices import find_voice
+
+CLIP_S = 4.096  # 65,536 samples at 16 kHz, as the authors train with
+SHORTEST_S = 1.0  # what is left of a recording after its last whole clip, and shorter, is dropped
+ONE_IN = 20  # speakers go to dev, and of the others' recordings as many to val
+HIGHEST_PEAK = 0.99
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One recording, and the folder and name of its clips."""
+
+    source: Path
+    folder: Path
+    stem: str
+
+    def clip(self, number: int, kind: str) -> Path:
+        return self.folder / f"{self.stem}_{number:03d}{kind}"
+
+
+def plan_pairs(folder: Path, out: Path) -> list[PairJob]:
+    """Every recording below `folder`, in `out`/train, val or dev: dev has speakers of its own, val the same as train.
+
+    A speaker is a folder directly below `folder`, or the part of a file's name before its first `-`, as in LibriSpeech. What goes
+    where hangs on the names alone, so the same folder is always cut alike.
+
+    Raises
+    ------
+    ValueError
+        If there are not at least two recordings.
+    """
+    jobs, problems = plan([folder], out)
+    sources = [job.source for job in jobs]
+    if len(sources) < 2:
+        raise ValueError(problems[0] if problems else f"expected recordings to learn from and to check with in {folder}, found one")
+    names = {source: str(source.relative_to(folder)) for source in sources}
+    speakers: dict[str, list[Path]] = {}
+    for source, name in names.items():
+        parts = Path(name).parts
+        speakers.setdefault(parts[0] if len(parts) > 1 else source.stem.split("-")[0], []).append(source)
+    in_order = sorted(speakers, key=_shuffled)
+    # With one or two speakers nobody can be spared.
+    apart = in_order[: math.ceil(len(in_order) / ONE_IN)] if len(in_order) > 2 else []
+    dev = {source for speaker in apart for source in speakers[speaker]}
+    rest = sorted((source for source in sources if source not in dev), key=lambda source: _shuffled(names[source]))
+    val = set(rest[: math.ceil(len(rest) / ONE_IN)]) if len(rest) > 1 else set()
+    planned = []
+    for source in sources:
+        split = "dev" if source in dev else "val" if source in val else "train"
+        planned.append(PairJob(source, out / split, f"{source.stem}-{_shuffled(names[source])[:8]}"))
+    return planned
+
+
+def make_pairs(
+    voice: str, folder: Path, out: Path, *, sample_rate: int, transpose: float | None, workers: int
+) -> Iterator[tuple[PairJob, int, str | None]]:
+    """Make the pairs, `workers` recordings at a time; yields each job as it ends, its number of clips, and what went wrong if so.
+
+    What an earlier run finished is kept. `transpose` is in semitones; None moves each recording into the voice's range.
+
+    Raises
+    ------
+    ValueError
+        For an unknown voice or a folder without recordings.
+    """
+    card = find_voice(voice).card
+    jobs = plan_pairs(folder, out)
+    settings = Settings(voice, transpose="auto" if transpose is None else transpose)
+    with replacing(out / TEACHER) as file:
+        file.write(card.model_dump_json(indent=2).encode())
+    # Not forked: the runtime's threads do not survive that.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(make_pair, job, settings, sample_rate): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                try:
+                    yield running[future], future.result(), None
+                except (ValueError, OSError) as error:
+                    yield running[future], 0, str(error)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def make_pair(job: PairJob, settings: Settings, sample_rate: int) -> int:
+    """Convert one recording and write its clips; returns how many there are. Does nothing if they are there."""
+    if job.clip(0, ORIGINAL).exists():
+        return len(list(job.folder.glob(f"{job.stem}_*{ORIGINAL}")))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pair-", dir=job.folder) as folder:
+        converted = Path(folder) / "converted.wav"
+        convert_file(job.source, converted, settings)
+        both = np.stack([load(path, sample_rate) for path in (job.source, converted)])
+    peak = float(np.abs(both).max(initial=0.0))
+    if peak > HIGHEST_PEAK:  # both alike, for what is louder in one is to be louder in the other
+        both *= HIGHEST_PEAK / peak
+    length = round(CLIP_S * sample_rate)
+    starts = [start for start in range(0, both.shape[1], length) if start == 0 or both.shape[1] - start >= SHORTEST_S * sample_rate]
+    # The first clip's original comes last: it tells that all are there.
+    for number in reversed(range(len(starts))):
+        for kind, audio in ((CONVERTED, both[1]), (ORIGINAL, both[0])):
+            write_clip(job.clip(number, kind), audio[starts[number] :][:length], sample_rate)
+    return len(starts)
+
+
+def load(path: Path, sample_rate: int) -> NDArray[np.float32]:
+    """A recording's channels averaged, at another rate; what is converted and what is not go the same way, so they stay aligned."""
+    import soxr
+
+    with open_recording(path) as recording:
+        audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(0) for block in recording.blocks())])
+        if not len(audio):
+            raise FileError(f"{path} holds no audio")
+        resampled = soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ")
+        return np.asarray(np.nan_to_num(resampled), dtype=np.float32)
+
+
+def write_clip(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
+    """A clip as 16-bit WAV."""
+    with replacing(path) as file, AudioFile(file, "w", sample_rate, 1, bit_depth=16, format="wav") as writer:
+        writer.write(audio[None])
+
+
+def _shuffled(name: str) -> str:
+    """An order of names that says nothing about them, and is the same everywhere."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
