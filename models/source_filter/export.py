@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
@@ -27,13 +26,13 @@ from models.source_filter.features import (
     ANALYSIS_BINS,
     BANDS,
     CHUNK,
+    ENERGY_FLOOR,
     HOP,
     SAMPLE_RATE,
     WINDOW,
     RunningMean,
     analysis_window,
     mel_matrix,
-    split_loudness,
 )
 from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight
 from models.source_filter.network import Block, Network, prosody
@@ -97,6 +96,12 @@ def phase_basis() -> NDArray[np.float64]:
     return basis
 
 
+def overlap_matrix() -> NDArray[np.float64]:
+    """[5, 3 + 4 + 4] hops: the tail, the first frame and, a hop later, the second -> the sum."""
+    hops = FFT // HOP
+    return np.concatenate([np.eye(hops + 1, hops - 1), np.eye(hops + 1, hops), np.eye(hops + 1, hops, -1)], 1)
+
+
 def sharpening_matrix() -> NDArray[np.float64]:
     """[GAINS, GAINS]: log gains -> log gains with their formants drawn out."""
     band = np.arange(GAINS)
@@ -134,7 +139,9 @@ class StepGraph(nn.Module):
         mel = np.concatenate([mel_matrix(), np.zeros((order.max() + 1 - ANALYSIS_BINS, BANDS))])[order]
         self.window = constant(analysis_window())
         self.hann = constant(hann())
-        self.mel = constant(np.stack([mel, mel], 1).reshape(-1, BANDS))  # real and imaginary parts count alike
+        mel = np.concatenate([mel, mel.sum(2, keepdims=True)], 2)
+        self.mel = constant(np.stack([mel, mel], 1).reshape(-1, BANDS + 1))  # real and imaginary parts count alike
+        self.floor = constant(np.append(np.full(BANDS, ENERGY_FLOOR), BANDS * ENERGY_FLOOR))
         order = bin_order(GROUPS)
         log_magnitude, phase = np.split(minimum_phase_matrix(), 2, axis=1)
         self.minimum_phase = constant(np.stack([log_magnitude[:, order], phase[:, order]], 2).reshape(GAINS, FFT))
@@ -144,6 +151,7 @@ class StepGraph(nn.Module):
         self.noise = constant(noise.reshape(-1, FFT))
         self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
         self.leave = sharpened(network.decoder.leave)
+        self.overlap = constant(overlap_matrix())
         self.phase_basis = constant(phase_basis())
         self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
 
@@ -156,7 +164,7 @@ class StepGraph(nn.Module):
             "pitch": (1, 1),  # f0 - 150 Hz at the last frame's centre
             "phase": (1, 1),  # cycles, there
             "hop": (1,),  # number of the next hop, modulo the noise's period
-            "tail": (1, FFT - HOP),
+            "tail": (FFT // HOP - 1, HOP),
         }
         shapes["blocks"] = (config.kernel - 1, len(self.blocks) * config.width)
         tracker = zip(self.tracker.state_names, self.tracker.initial_state(), strict=True)
@@ -170,7 +178,10 @@ class StepGraph(nn.Module):
         f0, voicing, tracker_state = self.tracker(audio, tracker_state)
         heard = torch.cat([past, audio], 1)
         spectrum = self.analysis(torch.cat([heard[:, :WINDOW], heard[:, HOP:]]) * self.window)
-        shape, loudness = split_loudness((spectrum * spectrum).reshape(2, -1) @ self.mel)
+        # The sum of all bands is one more band: one logarithm for both.
+        log_energy = 0.5 * torch.log((spectrum * spectrum).reshape(2, -1) @ self.mel + self.floor)
+        loudness = log_energy[:, BANDS:]
+        shape = log_energy[:, :BANDS] - loudness
         both = torch.cat([shape, loudness], 1).mean(0, keepdim=True)
         mean, mean_state = self.mean(both, both[:, -1:], mean_state)
         spectra = (shape - mean[:, :-1]).reshape(1, 2 * BANDS)
@@ -207,13 +218,13 @@ class StepGraph(nn.Module):
         spectrum = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 3).sum(1)
         frames = self.synthesis(spectrum)
 
-        pad = nn.functional.pad
-        added = pad(tail, (0, CHUNK)) + pad(frames[:1], (0, HOP)) + pad(frames[1:], (HOP, 0))
+        # Overlap and add, hop by hop, as one product.
+        added = (self.overlap @ torch.cat([tail, frames.reshape(-1, HOP)])).reshape(1, -1)
         hop = hop + 2
         period = float(NOISE_FRAMES[0] * NOISE_FRAMES[1])
         hop = torch.where(hop >= period, hop - period, hop)
         memory = torch.cat([memory[1:], torch.cat(entered, 1)])
-        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, added[:, CHUNK:], memory]
+        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, added[:, CHUNK:].reshape(-1, HOP), memory]
         return added[:, :CHUNK], *next_states, *tracker_state
 
     def pulses(self, f0: Tensor, phase: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,7 +266,6 @@ def export_stream(
         model = onnx.load(path)
         if integer:
             model = quantised(model, Path(folder))
-    halve_noise(model)
     config = network.config
     blocks = (config.encoder_blocks + config.decoder_blocks) * (config.kernel - 1) * CHUNK
     metadata = {
@@ -295,22 +305,3 @@ def quantised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     finally:
         logging.disable(logging.NOTSET)
     return onnx.load(small)
-
-
-def halve_noise(model: onnx.ModelProto) -> None:
-    """Store the noise table, a quarter of the file, as float16: its rounding error is 66 dB under the noise itself."""
-    rows = sum(NOISE_FRAMES)
-    for initializer in model.graph.initializer:
-        if list(initializer.dims) == [rows, FFT]:
-            table = numpy_helper.to_array(initializer)
-            name = initializer.name
-            initializer.CopyFrom(numpy_helper.from_array(table.astype(np.float16), name))
-            for index, node in reversed(list(enumerate(model.graph.node))):
-                if node.op_type == "Gather" and node.input[0] == name:
-                    out = node.output[0]
-                    node.output[0] = f"{out}_half"
-                    cast = onnx.helper.make_node("Cast", [f"{out}_half"], [out], to=onnx.TensorProto.FLOAT)
-                    model.graph.node.insert(index + 1, cast)
-            for info in list(model.graph.value_info):
-                if info.name.endswith("_half"):
-                    model.graph.value_info.remove(info)

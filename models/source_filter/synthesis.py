@@ -142,6 +142,8 @@ def warp_gains(gains: Tensor, ratio: Tensor) -> Tensor:
     """
     centres = torch.tensor(gain_centres_hz() / 700.0, dtype=torch.float32)
     position = (GAINS - 1) / math.log(1.0 + SAMPLE_RATE / 2 / 700.0) * torch.log(1.0 + centres / ratio)
-    position = torch.clamp(position, max=GAINS - 1.0)
-    weights = torch.relu(1.0 - torch.abs(torch.arange(GAINS, dtype=torch.float32)[:, None] - position))
-    return gains @ weights
+    position = torch.clamp(position, max=GAINS - 1.001)
+    lower = torch.floor(position)
+    index = lower.long()
+    low = gains[:, index]
+    return low + (position - lower) * (gains[:, index + 1] - low)
