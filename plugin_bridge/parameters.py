@@ -36,7 +36,7 @@ class Parameter:
 
     @property
     def osc(self) -> str:
-        return f"/{self.name}"
+        return f"/vc/{self.name.split('_')[0]}"  # without the unit: the address's description has it
 
     def number(self, value: object) -> float:
         """`value` as a float within the range.

@@ -60,6 +60,11 @@ class Mailbox:
             waiting = self.take()
             self._slot.append(gesture if waiting is None else waiting.then(gesture))
 
+    def __len__(self) -> int:
+        """1 while a gesture waits."""
+        with self._posting:
+            return len(self._slot)
+
     def take(self) -> Gesture | None:
         """From the audio thread."""
         try:
@@ -244,6 +249,11 @@ class SignalPath:
     def post(self, gesture: Gesture) -> None:
         """Have the audio thread apply a gesture at the start of its next block."""
         self._mailbox.post(gesture)
+
+    @property
+    def posted(self) -> bool:
+        """Whether something posted has not been applied yet."""
+        return bool(self._mailbox)
 
     def apply(self, gesture: Gesture) -> None:
         """Apply a gesture here and now: in the audio thread."""

@@ -17,12 +17,15 @@ NUMBERS = {
 }
 
 
+ADDRESSES = ["/vc/voice", "/vc/pitch", "/vc/formant", "/vc/mix", "/vc/gain", "/vc/gate", "/vc/bypass"]
+
+
 def test_the_table_has_every_parameter_of_the_converter() -> None:
     assert list(PARAMETERS) == ["voice", "pitch_shift", "formant_shift", "mix", "gain_db", "gate_db", "bypass"]
+    assert [parameter.osc for parameter in PARAMETERS.values()] == ADDRESSES
     converter = VoiceConverter("delay512")
     for name, parameter in PARAMETERS.items():
         assert parameter.name == name
-        assert parameter.osc == f"/{name}"
         assert parameter.description
         if name != "voice":
             assert getattr(converter, name) == parameter.default

@@ -1,0 +1,146 @@
+"""What a performer steers, whatever the controller: the wanted values, presets, and the gestures made of both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from plugin_bridge.converter import Voice
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.preset import PRESET_NUMBERS, Effect, PresetError, find_preset, make_preset, presets, save_preset
+from plugin_bridge.signal_path import Change, Changes, Gesture, SignalPath
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a live conversion is doing.
+
+    Attributes
+    ----------
+    running : bool
+        Whether audio flows.
+    sample_rate : float
+        Hz.
+    block_size : int
+        Samples; 0 where the device varies it.
+    latency_samples, latency_ms
+        Of the converter and its effects.
+    round_trip_ms : float
+        With the device's own latency, as the device states it; NaN if it does not.
+    load_median, load_p99 : float
+        Share of a block's time that processing took lately.
+    xruns : int
+        Blocks lost against the clock since the start.
+    skipped : int
+        Samples left out because processing was late.
+    errors : int
+        Blocks that became silence because something failed on them.
+    """
+
+    running: bool
+    device: str
+    sample_rate: float
+    block_size: int
+    latency_samples: int
+    latency_ms: float
+    round_trip_ms: float
+    load_median: float
+    load_p99: float
+    xruns: int
+    skipped: int
+    errors: int
+    voice: str
+
+
+class ControlSurface:
+    """Values as wanted, one way to change them, and news of every change. Any thread may use it.
+
+    Parameters
+    ----------
+    path : SignalPath
+    preset : str, optional
+        Name of the preset that is on.
+
+    Attributes
+    ----------
+    listeners : list of callable
+        Called with the changes, in the thread that made them.
+    status : callable, optional
+        Set by the host: how it is doing.
+    """
+
+    def __init__(self, path: SignalPath, preset: str = "") -> None:
+        self.path = path
+        self.preset = preset
+        self.listeners: list[Callable[[Changes], None]] = []
+        self.status: Callable[[], Status] | None = None
+        self._lock = threading.RLock()
+        self._values: dict[str, Change] = {name: getattr(path.converter, name) for name in PARAMETERS}
+        self._values |= {"ramp_ms": 0.0, "chain": path.chain}
+
+    def value(self, name: str) -> Change:
+        """What a parameter, "ramp_ms" or "chain" was last set to; it may still be on its way there."""
+        return self._values[name]
+
+    @property
+    def voice_text(self) -> str:
+        """The voice, or the mix of voices, as `--voice` takes it."""
+        return voice_text(cast("Voice", self._values["voice"]))
+
+    def ready(self, changes: Changes) -> Gesture:
+        """See `SignalPath.ready`."""
+        with self._lock:
+            return self.path.ready(changes)
+
+    def post(self, gesture: Gesture) -> None:
+        """Apply a gesture at the start of the next block."""
+        with self._lock:
+            self.path.post(gesture)
+            self._values |= {name: value for name, value in gesture.changes.items() if name in self._values}
+            for listener in self.listeners:
+                listener(gesture.changes)
+
+    def change(self, changes: Changes) -> None:
+        """Check changes and apply them together at the start of the next block; ValueError or TypeError as `ready`."""
+        with self._lock:
+            self.post(self.ready(changes))
+
+    def morph(self, weights: Mapping[str, float]) -> Gesture:
+        """A mix of voices, ready."""
+        return self.ready({"voice": dict(weights)})
+
+    def ready_preset(self, name: str) -> Gesture:
+        """A preset's changes, ready; PresetError if there is none of this name, or it is not valid."""
+        with self._lock:
+            preset = find_preset(name)
+            changes: dict[str, Change] = dict(preset.numbers())
+            changes["chain"] = preset.chain
+            if preset.voice is not None:
+                changes["voice"] = preset.voice
+            gesture = self.ready(changes)
+            self.preset = name
+            return gesture
+
+    def neighbour(self, step: int) -> str:
+        """The preset `step` places after the one that is on, around the end; PresetError if there are none."""
+        names = presets()
+        if not names:
+            raise PresetError("there are no presets")
+        if self.preset not in names:
+            return names[0 if step > 0 else -1]
+        return names[(names.index(self.preset) + step) % len(names)]
+
+    def save_preset(self, name: str) -> None:
+        """Keep what is on, but for the bypass, as a preset of the user's."""
+        with self._lock:
+            values = {number: cast(float, self._values[number]) for number in PRESET_NUMBERS}
+            chain = cast("tuple[Effect, ...]", self._values["chain"])
+            save_preset(name, make_preset(name, cast("Voice", self._values["voice"]), values, chain))
+            self.preset = name
+
+
+def voice_text(voice: Voice) -> str:
+    """A voice, or a mix of voices, as `--voice` takes it."""
+    return voice if isinstance(voice, str) else ",".join(f"{name}={weight:g}" for name, weight in voice.items())

@@ -1,0 +1,398 @@
+"""OSC over real sockets: what is set, asked, echoed and refused, by other people's tools too, and what it outlives."""
+
+import math
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pythonosc.osc_message import OscMessage
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from plugin_bridge import VoiceConverter
+from plugin_bridge.control import ControlSurface
+from plugin_bridge.osc import MalformedPacketError, Message, OscServer, decode
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.signal_path import SignalPath
+
+RATE = 48_000
+needs_liblo = pytest.mark.skipif(
+    not (shutil.which("oscsend") and shutil.which("oscdump")), reason="needs oscsend and oscdump: apt-get install liblo-tools"
+)
+
+
+def packet(address: str, *arguments: object, types: str = "") -> bytes:
+    builder = OscMessageBuilder(address)
+    for index, value in enumerate(arguments):
+        builder.add_arg(value, types[index] if types else None)  # type: ignore[arg-type]
+    return builder.build().dgram
+
+
+def raw_bundle(*elements: bytes, when: int = 1) -> bytes:
+    """`when` in the format's units of 2^-32 s since 1900; 1 is at once."""
+    return b"#bundle\0" + struct.pack(">Q", when) + b"".join(struct.pack(">i", len(element)) + element for element in elements)
+
+
+class Stage:
+    """A server whose path runs, faster than in real time, and a client."""
+
+    def __init__(self) -> None:
+        self.path = SignalPath(VoiceConverter("bank_a"), RATE, 256)
+        self.surface = ControlSurface(self.path)
+        self.server = OscServer(self.surface)
+        self.socket = self.client()
+        self.going = True
+        self.thread = threading.Thread(target=self._play)
+        self.thread.start()
+
+    def client(self) -> socket.socket:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.bind(("127.0.0.1", 0))
+        client.settimeout(20)
+        return client
+
+    def _play(self) -> None:
+        x, out = np.zeros(256, np.float32), np.zeros((1, 256), np.float32)
+        while self.going:
+            self.path.process(x, out)
+            time.sleep(0.001)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendto(data, self.server.address)
+
+    def receive(self, client: socket.socket | None = None) -> tuple[object, ...]:
+        message = OscMessage((client or self.socket).recv(65_535))
+        return (message.address, *message.params)
+
+    def ask(self, address: str, *arguments: object) -> tuple[object, ...]:
+        """Send, and wait for the answer on this address or for an error."""
+        self.send(packet(address, *arguments))
+        return self.until(lambda got: got[0] in (address, "/vc/error"))
+
+    def until(self, wanted: Callable[[tuple[object, ...]], bool]) -> tuple[object, ...]:
+        while not wanted(got := self.receive()):
+            pass
+        return got
+
+    def sync(self, number: int = 1) -> None:
+        """Wait until all that was sent has reached the path."""
+        self.send(packet("/vc/sync", number))
+        self.until(lambda got: got == ("/vc/synced", number))
+
+    def ping(self, number: int) -> None:
+        """Wait until the server has read all that was sent."""
+        self.send(packet("/vc/ping", number))
+        self.until(lambda got: got == ("/vc/pong", number))
+
+    def close(self) -> None:
+        self.server.close()
+        self.going = False
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="module")
+def quiet_stage() -> Iterator[Stage]:
+    """One for all that must leave no trace."""
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "name", "wanted"),
+    [
+        ("/vc/pitch", 3.5, "pitch_shift", 3.5),
+        ("/vc/pitch", -7, "pitch_shift", -7.0),
+        ("/vc/pitch/n", 0.25, "pitch_shift", -12.0),
+        ("/vc/formant", -12.0, "formant_shift", -12.0),
+        ("/vc/mix", 0.5, "mix", 0.5),
+        ("/vc/gain/n", 1.0, "gain_db", 24.0),
+        ("/vc/gate", -45.0, "gate_db", -45.0),
+        ("/vc/bypass", True, "bypass", True),
+        ("/vc/bypass", 1, "bypass", True),
+        ("/vc/bypass/n", 0.9, "bypass", True),
+        ("/vc/voice", "bank_b", "voice", "bank_b"),
+        ("/vc/voice", "delay512", "voice", "delay512"),
+    ],
+)
+def test_a_message_sets_what_it_names_and_is_echoed(stage: Stage, address: str, value: object, name: str, wanted: object) -> None:
+    echo = stage.ask(address, value)
+    accepted = round(value) if "bypass" in address else value  # type: ignore[call-overload]
+    assert echo == (address, accepted if isinstance(accepted, str) else pytest.approx(float(accepted)))
+    stage.sync()
+    assert getattr(stage.path.converter, name) == wanted
+    # In both forms to ask for: as it is, and between 0 and 1.
+    value_now = stage.ask(PARAMETERS[name].osc)[1]
+    assert value_now == (pytest.approx(wanted) if isinstance(wanted, float) else wanted)
+    share = stage.ask(f"{PARAMETERS[name].osc}/n")[1]
+    assert isinstance(share, float)
+    assert 0 <= share <= 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (packet("/vc/pitch", 24.5), "pitch_shift must be between -24 and 24 semitones, got 24.5"),
+        (packet("/vc/pitch", math.nan), "a finite number is needed, got nan"),
+        (packet("/vc/mix", math.inf), "a finite number is needed, got inf"),
+        (packet("/vc/mix/n", 1.5), "a number from 0 to 1 is needed, got 1.5"),
+        (packet("/vc/pitch", "high"), "one number is needed, got 'high'"),
+        (packet("/vc/pitch", 1.0, 2.0), "one number is needed, got 2 arguments"),
+        (packet("/vc/pitch", b"blob"), "arguments of type 'b' are not understood"),
+        (packet("/vc/bypass", 2), "bypass must be 0 or 1, got 2"),
+        (packet("/vc/voice", "nobody"), "no voice is called 'nobody', there are "),
+        (packet("/vc/voice", "/tmp/some.voice"), "no voice is called '/tmp/some.voice'"),
+        (packet("/vc/voice", 99), "a voice's number must be a whole one from 0 to "),
+        (packet("/vc/ramp", 20_000.0), "the ramp must be between 0 and 10000 ms"),
+        (packet("/vc/morph", "bank_a", 0.5, "rate16k", 0.5), "voices of one mix must come from one pack"),
+        (packet("/vc/morph", "bank_a", -1.0), "must be finite and not negative"),
+        (packet("/vc/morph", 0.0, 0.0), "a mix of voices needs at least one voice"),
+        (packet("/vc/morph", 1.0), "the pack has 2 voices (bank_a, bank_b), got 1 weights"),
+        (packet("/vc/preset/load", "../x"), "a name is needed, not a path"),
+        (packet("/vc/preset/load", "nothing"), "no preset is called 'nothing', there are choir"),
+        (packet("/vc/preset/save", "A b"), "a preset's name must be"),
+        (packet("/vc/subscribe", 0), "the port must be 1 to 65535"),
+        (packet("/vc/status"), "no audio is running"),
+        (packet("/vc/latency", 1), "this can only be asked for"),
+        (packet("/vc/preset/save"), "an argument is needed"),
+        (packet("/vc/volume", 1.0), "there is no such address"),
+        (packet("/vc/*", 1.0), "there is no such address"),
+        (packet("/" + "*" * 28 + "x"), "there is no such address"),
+    ],
+)
+def test_what_is_refused_is_told_and_changes_nothing(quiet_stage: Stage, message: bytes, reason: str) -> None:
+    quiet_stage.send(message)
+    address, path, told = quiet_stage.receive()
+    assert (address, path) == ("/vc/error", OscMessage(message).address)
+    assert isinstance(told, str)
+    assert reason in told
+    quiet_stage.sync()
+    assert not quiet_stage.path.log
+
+
+def test_every_address_of_the_table_answers_and_lists(stage: Stage) -> None:
+    for address, node in stage.server.nodes.items():
+        if node.read is not None and address != "/vc/status":
+            assert stage.ask(address)[0] == address
+    assert stage.ask("/vc/voice/list")[1:3] == ("accumulator", "bank_a")
+    assert stage.ask("/vc/preset/list")[1:] == ("choir", "deep", "natural", "octave-up", "telephone")
+    assert stage.ask("/vc/latency") == ("/vc/latency", 512, pytest.approx(1000 * 512 / 48_000))
+    stage.send(packet("/vc/ping", 7, "x"))
+    assert stage.receive() == ("/vc/pong", 7, "x")
+
+
+def test_a_bundle_is_applied_together_whatever_its_time_says(stage: Stage) -> None:
+    for when in (1, 2**64 - 1, 2**33):
+        stage.send(
+            raw_bundle(packet("/vc/pitch", 4), packet("/vc/gain", -6), packet("/vc/mix", 7.0), packet("/vc/formant", 2), when=when)
+        )
+        assert stage.until(lambda got: got[0] == "/vc/error") == ("/vc/error", "/vc/mix", "mix must be between 0 and 1, got 7")
+        stage.sync()
+    assert [changes for _, changes in stage.path.log] == [{"pitch_shift": 4.0, "gain_db": -6.0, "formant_shift": 2.0}] * 3
+
+
+def test_subscribers_hear_every_change_at_most_thirty_times_a_second(stage: Stage) -> None:
+    listener = stage.client()
+    stage.send(packet("/vc/subscribe", listener.getsockname()[1]))
+    told = {stage.receive(listener)[0] for _ in range(14)}  # first of all, how everything stands
+    assert told == {address for parameter in PARAMETERS.values() for address in (parameter.osc, f"{parameter.osc}/n")}
+    begun = time.monotonic()
+    for number in range(300):
+        stage.surface.change({"pitch_shift": number / 100})
+        time.sleep(0.002)
+    heard = []
+    while not heard or heard[-1] != 2.99:
+        address, *values = stage.receive(listener)
+        if address == "/vc/pitch":
+            heard.append(round(values[0], 5))  # type: ignore[call-overload]
+    elapsed = time.monotonic() - begun
+    assert heard == sorted(heard)
+    assert 2 <= len(heard) <= 30 * elapsed + 2
+    stage.send(packet("/vc/subscribe", listener.getsockname()[1], 0))
+    stage.sync()
+    listener.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        while True:
+            listener.recv(1000)
+    stage.surface.change({"pitch_shift": 0.0})
+    with pytest.raises(TimeoutError):
+        listener.recv(1000)
+    listener.close()
+
+
+def test_presets_are_loaded_stepped_through_and_saved(stage: Stage) -> None:
+    # The bundled presets' voices are in a pack of a longer latency than the one prepared for.
+    stage.send(packet("/vc/preset/save", "b-second"))
+    stage.until(lambda got: got == ("/vc/preset/load", "b-second"))
+    stage.send(raw_bundle(packet("/vc/gain", -3), packet("/vc/voice", "bank_b")))
+    stage.sync()
+    stage.send(packet("/vc/preset/save", "a-first"))
+    stage.until(lambda got: got == ("/vc/preset/load", "a-first"))
+    stage.send(packet("/vc/preset/next", 0.0))  # a button let go
+    stage.send(packet("/vc/preset/next"))
+    stage.until(lambda got: got == ("/vc/preset/load", "b-second"))
+    stage.sync()
+    assert (stage.path.converter.voice, stage.path.converter.gain_db) == ("bank_a", 0.0)
+    stage.send(packet("/vc/preset/prev", 1.0))
+    stage.until(lambda got: got == ("/vc/preset/load", "a-first"))
+    stage.sync()
+    assert (stage.path.converter.voice, stage.path.converter.gain_db) == ("bank_b", -3.0)
+
+
+def test_voices_are_morphed_by_name_or_by_place(stage: Stage) -> None:
+    for arguments in (("bank_a", 3.0, "bank_b", 1.0), (3.0, 1.0)):
+        stage.send(packet("/vc/morph", *arguments))
+        stage.sync()
+        assert stage.path.converter.voice == {"bank_a": 0.75, "bank_b": 0.25}
+        assert stage.ask("/vc/voice") == ("/vc/voice", "bank_a=0.75,bank_b=0.25")
+        stage.send(packet("/vc/morph", 0.0, 1.0))
+        stage.sync()
+        assert stage.path.converter.voice == {"bank_b": 1.0}
+
+
+def test_ten_thousand_hostile_packets_change_nothing_but_counters(stage: Stage) -> None:
+    chance = random.Random(5)
+    good = packet("/vc/pitch", 12.0)
+    deep = packet("/vc/pitch", 5.0)
+    for _ in range(500):
+        deep = raw_bundle(deep)
+    hostile: list[Callable[[], bytes]] = [
+        lambda: chance.randbytes(chance.randrange(1, 200)),
+        lambda: b"/" + chance.randbytes(40),
+        lambda: b"/vc/pitch\0\0\0,f\0\0" + chance.randbytes(chance.randrange(4)),
+        lambda: bytes(b ^ (chance.random() < 0.05) * 128 for b in good[:13]) + good[13:16] + struct.pack(">f", math.nan),
+        lambda: packet("/vc/pitch", chance.choice([math.nan, math.inf, -math.inf, 1e30])),
+        lambda: packet("/vc/voice", "\N{PILE OF POO}" * 50),
+        lambda: packet("/" + chance.choice("*?[]{}") * chance.randrange(1, 60), 1.0),
+        lambda: deep,
+        lambda: raw_bundle(packet("/vc/mix", 3.0), when=chance.randrange(2**63, 2**64)),
+        lambda: raw_bundle(*[packet("/vc/x")] * 600),
+        lambda: b"#bundle\0" + chance.randbytes(chance.randrange(60)),
+        lambda: b"/vc/mix\0,[[[[[[[[[[[[[[[[[[[[[\0\0",
+        lambda: b"/vc/mix\0," + b"i" * 63 + b"\0" * 100,
+        lambda: b"/vc/gain\0\0\0\0,m\0\0" + bytes(4),
+        lambda: b"",
+    ]
+    for number in range(10_000):
+        stage.send(chance.choice(hostile)())
+        if number % 25 == 0:
+            stage.ping(number)  # so that none is lost in the system's buffer
+    stage.sync()
+    counters = stage.server.counters
+    assert counters.packets >= 10_000
+    assert counters.failed == 0
+    assert counters.malformed > 1000
+    assert counters.refused > 1000
+    assert not stage.path.log
+    for name, parameter in PARAMETERS.items():
+        assert stage.surface.value(name) == ("bank_a" if name == "voice" else parameter.default)
+    stage.send(good)
+    stage.sync()
+    assert stage.path.converter.pitch_shift == 12
+
+
+def test_a_flood_ends_at_the_last_value(stage: Stage) -> None:
+    for number in range(5000):
+        stage.send(packet("/vc/pitch", number / 500))
+    for _ in range(20):  # a datagram may be lost when the buffer is full; a hand on a fader sends on
+        stage.send(packet("/vc/pitch", 10.0))
+        time.sleep(0.05)
+    stage.sync()
+    assert stage.path.converter.pitch_shift == 10
+
+
+def test_many_strangers_and_subscribers_are_bounded(stage: Stage) -> None:
+    for port in range(20_000, 20_100):
+        stage.send(packet("/vc/subscribe", port))
+    told = stage.until(lambda got: got[0] == "/vc/error")
+    assert told == ("/vc/error", "/vc/subscribe", "there are 32 subscribers already")
+    stage.sync()
+
+
+def test_the_server_listens_on_loopback_alone_and_frees_its_port(stage: Stage) -> None:
+    host, port = stage.server.address
+    assert host == "127.0.0.1"
+    with pytest.raises(OSError, match="in use"):
+        OscServer(stage.surface, port=port)
+    other = OscServer(stage.surface)
+    port = other.address[1]
+    other.close()
+    OscServer(stage.surface, port=port).close()
+
+
+@pytest.mark.parametrize(
+    ("data", "messages"),
+    [
+        (packet("/a"), [Message("/a")]),
+        (b"/a\0\0", [Message("/a")]),  # without type tags, as old senders do
+        (packet("/a", 1, 2.5, "x", True, False, None), [Message("/a", (1, 2.5, "x", True, False, None))]),
+        (b"/a\0\0,hdSI\0\0\0" + struct.pack(">qd", 2**40, 0.1) + b"sym\0", [Message("/a", (2**40, 0.1, "sym", True))]),
+        (b"/a\0\0,c\0\0\0\0\0A", [Message("/a", (), "c")]),
+        (raw_bundle(packet("/a"), raw_bundle(packet("/b"), packet("/c")), packet("/d")), [Message(f"/{x}") for x in "abcd"]),
+        (raw_bundle(), []),
+    ],
+)
+def test_packets_are_read_as_the_specification_says(data: bytes, messages: list[Message]) -> None:
+    assert decode(data) == messages
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"a\0\0\0",
+        b"#bundle\0",
+        raw_bundle(b""),
+        raw_bundle(b"/a\0"),
+        b"/\xff\xfe\0,\0\0\0",
+        packet("/a", 1.0)[:-1],
+        packet("/a", 1.0)[:-4],
+        packet("/a", "x")[:-4],
+    ],
+)
+def test_what_is_not_osc_is_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedPacketError):
+        decode(data)
+
+
+@needs_liblo
+def test_liblo_tools_steer_it_and_hear_it(stage: Stage) -> None:
+    free = stage.client()
+    port = free.getsockname()[1]
+    free.close()
+    with subprocess.Popen(["stdbuf", "-oL", "oscdump", str(port)], stdout=subprocess.PIPE, text=True) as dump:
+        assert dump.stdout is not None
+        try:
+            url = f"osc.udp://127.0.0.1:{stage.server.address[1]}"
+            heard = ""
+            while "/vc/bypass/n" not in heard:  # it says how everything stands once it is up
+                subprocess.run(["oscsend", url, "/vc/subscribe", "ii", str(port), "60"], check=True)
+                time.sleep(0.1)
+                while "/vc/bypass/n" not in heard and (line := dump.stdout.readline()):
+                    heard += line
+            for arguments in (["/vc/pitch", "f", "-5"], ["/vc/pitch", "i", "4"], ["/vc/bypass", "T"], ["/vc/voice", "S", "bank_b"]):
+                subprocess.run(["oscsend", url, *arguments], check=True)
+            heard = ""
+            while not all(text in heard for text in ("/vc/pitch f 4.0", "/vc/bypass i 1", '/vc/voice s "bank_b"')):
+                heard += dump.stdout.readline()
+        finally:
+            dump.kill()
+    stage.sync()
+    converter = stage.path.converter
+    assert (converter.pitch_shift, converter.bypass, converter.voice) == (4.0, True, "bank_b")
