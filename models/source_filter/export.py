@@ -68,6 +68,10 @@ GAIN_LIMIT = 4.0
 SHARPENING = 0.5
 SHARPENING_BANDS = 6.0  # standard deviation of the smoothing, in bands: about a formant's distance from the next
 
+# Each voice is moved a little further from the mean of its bank than it was trained: on unseen sources that keeps the cosine to
+# the target and takes 0.02 off the cosine to the source. More costs naturalness, and from 2 on the sound breaks.
+EMPHASIS = 1.2
+
 # Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
 ANALYSIS_GROUPS = 6
 GROUPS = 16
@@ -147,7 +151,9 @@ class StepGraph(nn.Module):
         self.mean.prior.copy_(prior)
         # Embeddings through the decoder's voice layer: mixing voices is one product with the weights.
         with torch.no_grad():
-            self.voice_bias = nn.Parameter(network.decoder.voice(network.voices.weight[voices]))
+            embeddings = network.voices.weight[voices]
+            mean = embeddings.mean(0, keepdim=True)
+            self.voice_bias = nn.Parameter(network.decoder.voice(mean + EMPHASIS * (embeddings - mean)))
         self.analysis = RealDFT(WINDOW, ANALYSIS_GROUPS)
         self.pulse_analysis = RealDFT(2 * HOP, GROUPS)
         self.synthesis = InverseRealDFT()
