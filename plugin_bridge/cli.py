@@ -147,10 +147,11 @@ def convert(
         _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
     from plugin_bridge.convert import Settings
     from plugin_bridge.files import plan
+    from plugin_bridge.voices import parse_voice
 
     try:
         settings = Settings(
-            voice=_parse_voice(voice),
+            voice=parse_voice(voice),
             pitch_shift=pitch,
             formant_shift=formant,
             mix=mix,
@@ -180,6 +181,70 @@ def convert(
         raise typer.Exit(INTERRUPTED)
     if failures or problems:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def live(
+    voice: Annotated[str | None, typer.Option(help="As for convert; by default the preset's, or pjs.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name, or the path of a .json file.")] = None,
+    pitch: Annotated[float | None, _number("pitch_shift")] = None,
+    formant: Annotated[float | None, _number("formant_shift")] = None,
+    mix: Annotated[float | None, _number("mix")] = None,
+    gain: Annotated[float | None, _number("gain_db")] = None,
+    gate: Annotated[float | None, _number("gate_db")] = None,
+    input_device: Annotated[str | None, typer.Option("--input", help="Input device: its number, or part of its name.")] = None,
+    output_device: Annotated[str | None, typer.Option("--output", help="Output device, likewise.")] = None,
+    channel: Annotated[int, typer.Option(min=1, max=256, help="Input channel, from 1.")] = 1,
+    rate: Annotated[float | None, typer.Option(help="Sample rate in Hz; by default the device's.")] = None,
+    block: Annotated[int, typer.Option(min=0, max=8192, help="Samples in a block; 0 leaves it to the device.")] = 256,
+    monitor: Annotated[float, typer.Option(help="0 to 1: how much of the source is heard at once.")] = 0.0,
+    record: Annotated[Path | None, typer.Option(metavar="TAKE.wav", help="Also writes TAKE.dry.wav and TAKE.json.")] = None,
+    osc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for OSC; 0 for none.")] = 9000,
+    osc_host: Annotated[
+        str, typer.Option(help="Interface for OSC. 0.0.0.0 lets everybody in the network steer.")
+    ] = "127.0.0.1",
+    freewheel: Annotated[
+        bool, typer.Option("--freewheel", help="For a JACK server that renders: nothing is left out for being late.")
+    ] = False,
+    show_devices: Annotated[bool, typer.Option("--list", help="List the devices, and stop.")] = False,
+) -> None:
+    """Convert live, from an input to an output, steered over OSC. Ctrl-C ends it."""
+    from plugin_bridge.live import Device, ServerLostError, list_devices
+    from plugin_bridge.performance import Performance
+    from plugin_bridge.voices import parse_voice
+
+    try:
+        if show_devices:
+            print(list_devices())
+            return
+        given = {"pitch_shift": pitch, "formant_shift": formant, "mix": mix, "gain_db": gain, "gate_db": gate}
+        performance = Performance(
+            Device(_device(input_device), _device(output_device), channel, rate, block),
+            voice=None if voice is None else parse_voice(voice),
+            preset=preset,
+            numbers={name: value for name, value in given.items() if value is not None},
+            monitor=monitor,
+            record=record,
+            osc=None if osc_port == 0 else (osc_host, osc_port),
+            freewheel=freewheel,
+            tell=_say,
+        )
+    except (ValueError, TypeError, OSError) as error:
+        _fail(str(error))
+    try:
+        performance.run()
+    except KeyboardInterrupt:
+        _say("stopped")
+    except ServerLostError:
+        performance.restart_process()
+    except ValueError as error:
+        _fail(str(error))
+    finally:
+        performance.close()
+
+
+def _device(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 @app.command()
@@ -254,6 +319,63 @@ def bench(
         latency.add_row("varying" if block is None else str(block), *cells)
     _print_table(latency)
     print(out.resolve())
+
+
+@app.command("evaluate")
+def evaluate_voice(
+    voice: Annotated[str, typer.Argument(help="As for convert: a name, a .voice file, or a mixture.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings to convert.")],
+    refs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Recordings of the voice itself, best ones it was not trained on.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.")] = Path("evaluation"),
+    transpose: Annotated[
+        str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
+    ] = "auto",
+    dnsmos: Annotated[Path | None, typer.Option(metavar="sig_bak_ovr.onnx", help="The DNSMOS model of the DNS challenge.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings, spread over the folder.")] = None,
+) -> None:
+    """Convert recordings and measure what became of them: likeness, quality, pitch, time, dynamics."""
+    from plugin_bridge.convert import Settings
+    from plugin_bridge.doctor import evaluate_remedy
+    from plugin_bridge.evaluate import FIGURES as MEASURED
+    from plugin_bridge.evaluate import PAGE, evaluate
+    from plugin_bridge.voices import parse_voice
+
+    try:
+        settings = Settings(
+            parse_voice(voice), transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose)
+        )
+        with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+            task = progress.add_task("Evaluating", total=None)
+            evaluation = evaluate(
+                settings,
+                folder,
+                out,
+                refs=refs,
+                dnsmos=dnsmos,
+                limit=limit,
+                advance=lambda done, of: progress.update(task, completed=done, total=of),
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ImportError as error:
+        _fail(f"evaluating needs {error.name}, which is not there; {evaluate_remedy()}")
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    heads, *rows = evaluation.table
+    table = _table(*heads)
+    for label, *cells in rows:
+        table.add_row(Text(label), *cells)
+    _print_table(table)
+    if evaluation.nearer[1]:
+        print("{} of {} conversions are nearer to the target than to their source".format(*evaluation.nearer))
+    for path in (out / MEASURED, out / PAGE):
+        print(path.resolve())
+    for problem in evaluation.problems:
+        _say(problem)
+    if evaluation.problems:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -547,17 +669,6 @@ def _write_report(path: Path, done: list[Conversion], settings: Settings) -> Non
     except (ValueError, OSError) as error:
         _fail(str(error))
     print(path.resolve())
-
-
-def _parse_voice(text: str) -> str | dict[str, float]:
-    """`pjs`, `some/where/mine.voice`, or a mixture such as `pjs=0.7,kerstin=0.3`."""
-    if "=" not in text or text.endswith(".voice"):
-        return text
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, weight = part.partition("=")
-        weights[name.strip()] = _parse_number(f"the weight of {name.strip()}", weight)
-    return weights
 
 
 def _voice_text(voice: str | dict[str, float]) -> str:

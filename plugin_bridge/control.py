@@ -11,6 +11,7 @@ from plugin_bridge.converter import Voice
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PRESET_NUMBERS, Effect, PresetError, find_preset, make_preset, presets, save_preset
 from plugin_bridge.signal_path import Change, Changes, Gesture, SignalPath
+from plugin_bridge.voices import voice_text
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,3 @@ class ControlSurface:
             chain = cast("tuple[Effect, ...]", self._values["chain"])
             save_preset(name, make_preset(name, cast("Voice", self._values["voice"]), values, chain))
             self.preset = name
-
-
-def voice_text(voice: Voice) -> str:
-    """A voice, or a mix of voices, as `--voice` takes it."""
-    return voice if isinstance(voice, str) else ",".join(f"{name}={weight:g}" for name, weight in voice.items())

@@ -81,10 +81,14 @@ def _portaudio() -> Finding:
     try:
         sounddevice = importlib.import_module("sounddevice")
     except (ImportError, OSError) as error:
-        remedy = PORTAUDIO_REMEDY.get(sys.platform, "install PortAudio")
-        return Finding("PortAudio", "optional", f"{error}; only live audio needs it: {remedy}")
+        return Finding("PortAudio", "optional", f"{error}; only live audio needs it: {portaudio_remedy()}")
     devices = len(sounddevice.query_devices())
     return Finding("PortAudio", "ok", f"{sounddevice.get_portaudio_version()[1]}, {devices} audio devices")
+
+
+def portaudio_remedy() -> str:
+    """How to install PortAudio on this system."""
+    return PORTAUDIO_REMEDY.get(sys.platform, "install PortAudio")
 
 
 def _threads() -> Finding:
@@ -101,6 +105,17 @@ def _train_extra() -> Finding:
 
 
 def train_remedy() -> str:
-    """How to install what training needs and converting does not: the packages of the extra `train`, as pip takes them."""
-    extra = [text.split(";")[0].strip() for text in requires("plugin_bridge") or () if "extra == 'train'" in text.replace('"', "'")]
-    return f"install it with: pip install {' '.join(map(shlex.quote, extra))}"
+    """How to install what training needs and converting does not."""
+    return _extra_remedy("train")
+
+
+def evaluate_remedy() -> str:
+    """How to install what evaluating needs and converting does not."""
+    return _extra_remedy("evaluate")
+
+
+def _extra_remedy(extra: str) -> str:
+    """The packages of an extra, as pip takes them."""
+    wanted = [text.split(";") for text in requires("plugin_bridge") or ()]
+    packages = [text.strip() for text, *condition in wanted if f"extra == '{extra}'" in "".join(condition).replace('"', "'")]
+    return f"install it with: pip install {' '.join(map(shlex.quote, packages))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from pedalboard.io import get_supported_read_formats
 # Formats that are written without a loss or padding, so that rate, channels and length stay what they were.
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
 WRITABLE = (*LOSSLESS, ".ogg", ".mp3")
+
+
+_numbers = itertools.count()  # several files may be on their way to one folder
 
 
 class FileError(ValueError):
@@ -39,7 +43,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     FileError
         If anything about writing fails, as on a full disk; `path` is then as it was.
     """
-    beside = path.with_name(f".plugin-bridge-{os.getpid()}.part")
+    beside = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
     try:
         if path.is_dir():
             raise FileError(f"{path} is a folder, so no file can take its place")
@@ -71,7 +75,7 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
         return [], [f"{output} is a file, but several recordings need a folder to go to"]
     for source in inputs:
         if source.is_dir():
-            found = list(_audio_below(source, output))
+            found = list(audio_below(source, output))
             if not found:
                 problems.append(f"the folder {source} holds no audio files ({listed(readable_suffixes())})")
             # Of several folders each keeps its name; of one, the contents are what was asked for.
@@ -115,7 +119,7 @@ def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
     return None
 
 
-def _audio_below(folder: Path, output: Path) -> Iterator[Path]:
+def audio_below(folder: Path, output: Path) -> Iterator[Path]:
     """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`."""
     suffixes = set(readable_suffixes())
     own = output.resolve()

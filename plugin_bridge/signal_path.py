@@ -179,7 +179,9 @@ class SignalPath:
     block_size : int or None
         Samples in every block; None for blocks of any size, with more latency.
     channels : int
-        Of the output, 1 or 2. The source and the converted voice are mono; the effects after it are not.
+        Of the output, and of the effects after the converter.
+    inputs : int
+        Channels of the source and the converter: as many as `channels`, or 1.
     chain : tuple of Effect
         As in a preset: the effects, and the converter in its place.
 
@@ -197,16 +199,17 @@ class SignalPath:
     block_size: int | None
     channels: int = 1
     chain: tuple[Effect, ...] = PLAIN_CHAIN
+    inputs: int = 1
     position: int = field(default=0, init=False)
     log: deque[tuple[int, Changes]] = field(default_factory=lambda: deque(maxlen=LONGEST_LOG), init=False)
 
     def __post_init__(self) -> None:
-        self.converter.prepare(self.sample_rate, self.block_size, 1)
+        self.converter.prepare(self.sample_rate, self.block_size, self.inputs)
         self.latency_samples = self.converter.latency_samples
         block = self.block_size or 1
         self._capacity = max(1, CAPACITY // block) * block
         self._mailbox = Mailbox()
-        self._before = _Section(1, self.sample_rate, self._capacity)
+        self._before = _Section(self.inputs, self.sample_rate, self._capacity)
         self._after = _Section(self.channels, self.sample_rate, self._capacity)
         before, after = split_chain(self.chain)
         self._before.take(self._before.load(before), 0)
@@ -217,7 +220,7 @@ class SignalPath:
         self._gate = Ramp(round(PANIC_SECONDS * self.sample_rate), 1.0)
         self._reset_at: int | None = None
         self._open_at: int | None = None
-        self._source, self._wet = (np.zeros((1, self._capacity), np.float32) for _ in range(2))
+        self._source, self._wet = (np.zeros((self.inputs, self._capacity), np.float32) for _ in range(2))
         self._mixed = np.zeros((self.channels, self._capacity), np.float32)
         self._gain = np.empty(self._capacity, np.float32)
         self._count = np.arange(self._capacity, dtype=np.float32)
@@ -286,7 +289,7 @@ class SignalPath:
             self.log.append((self.position, told))
 
     def process(self, source: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Take source [n], write out [channels, n]; n as prepared, or a multiple of that."""
+        """Take source [inputs, n], or [n] for one, write out [channels, n]; n as prepared, or a multiple of that."""
         gesture = self._mailbox.take()
         if gesture is not None:
             self.apply(gesture)
@@ -294,16 +297,17 @@ class SignalPath:
 
     def advance(self, source: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """`process` without a look into the mailbox."""
-        n, start = source.shape[0], 0
+        n, start = source.shape[-1], 0
         while start < n:
             stop = min(n, start + self._capacity)
+            self._begin_moments()
             if self._glides:
                 self._glide()
                 stop = min(stop, start + self._whole_blocks(GLIDE_STEP))
             for moment in (self._reset_at, self._open_at):
                 if moment is not None and moment > self.position:
                     stop = min(stop, start + self._whole_blocks(moment - self.position))
-            self._advance(source[start:stop], out[:, start:stop])
+            self._advance(source[..., start:stop], out[:, start:stop])
             start = stop
 
     def skip(self, n: int) -> None:
@@ -344,8 +348,8 @@ class SignalPath:
         self._gate.snap(0.0)
         self._open_at = self.position + self.latency_samples
 
-    def _advance(self, source: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        n = source.shape[0]
+    def _begin_moments(self) -> None:
+        """What is due here: the fresh start of a panic, and the end of silence."""
         if self._reset_at is not None and self.position >= self._reset_at:
             self.converter.reset()
             self._before.reset()
@@ -355,8 +359,11 @@ class SignalPath:
         if self._open_at is not None and self.position >= self._open_at:
             self._fade_to(1.0, round(RAMP_SECONDS * self.sample_rate))
             self._open_at = None
+
+    def _advance(self, source: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        n = source.shape[-1]
         x, wet, mixed = self._source[:, :n], self._wet[:, :n], self._mixed[:, :n]
-        x[0] = source
+        x[:] = source
         self._before.run(x, self.position)
         self.converter.process_block(x, wet)
         mixed[:] = wet

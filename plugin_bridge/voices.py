@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,25 @@ def user_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("plugin_bridge", appauthor=False)) / "voices"
+
+
+def parse_voice(text: str) -> str | dict[str, float]:
+    """A voice's name, the path of a pack, or a mix such as `pjs=0.7,kerstin=0.3`; ValueError if a weight is no number."""
+    if "=" not in text or text.endswith(SUFFIX):
+        return text
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.partition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            raise ValueError(f"the weight of {name.strip()} must be a number, not {weight!r}") from None
+    return weights
+
+
+def voice_text(voice: str | Mapping[str, float]) -> str:
+    """A voice, or a mix of voices, as `parse_voice` reads it."""
+    return voice if isinstance(voice, str) else ",".join(f"{name}={weight:g}" for name, weight in voice.items())
 
 
 def _counted(packs: int) -> str:

@@ -1,0 +1,126 @@
+"""Records a performance: what went in, what came out, and every gesture, without holding the audio thread up."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pedalboard.io import AudioFile, WriteableAudioFile
+
+from plugin_bridge.files import replacing
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.signal_path import Changes, SignalPath
+from plugin_bridge.timeline import Event, Timeline, events_of
+
+RING_SECONDS = 20.0  # for which a disk may stall
+WRITE_SECONDS = 0.1
+
+
+class TakeRecorder:
+    """Writes `NAME.wav` (converted), `NAME.dry.wav` (source) and `NAME.json` (gestures) when closed.
+
+    `push` belongs to the audio thread: it copies into a ring, from which another thread writes.
+
+    Parameters
+    ----------
+    target : Path
+        `NAME.wav`.
+    path : SignalPath
+        Before its first block. Its log is emptied here.
+
+    Attributes
+    ----------
+    lost : int
+        Samples that are silence in the files because the disk was too slow.
+    problem : str
+        Why nothing more is written, if so.
+    """
+
+    def __init__(self, target: Path, path: SignalPath) -> None:
+        if target.suffix.lower() != ".wav":
+            raise ValueError(f"a recording's name must end in .wav, not {target.name!r}")
+        self.target, self.lost, self.problem = target, 0, ""
+        self._path = path
+        self._rate = int(path.sample_rate)
+        if self._rate != path.sample_rate:
+            raise ValueError(f"only a whole number of Hz can be recorded, not {path.sample_rate:g}")
+        self._length = int(RING_SECONDS * path.sample_rate)
+        self._ring = np.zeros((1 + path.channels, self._length), np.float32)
+        self._pushed = self._written = 0
+        start: Changes = {name: getattr(path.converter, name) for name in PARAMETERS}
+        self._log: list[tuple[int, Changes]] = [(0, {**start, "chain": path.chain})]
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    @property
+    def dry_target(self) -> Path:
+        return self.target.with_suffix(".dry.wav")
+
+    @property
+    def timeline_target(self) -> Path:
+        return self.target.with_suffix(".json")
+
+    def push(self, source: NDArray[np.float32], wet: NDArray[np.float32]) -> None:
+        """Record source [n] and wet [channels, n]."""
+        n, start = source.shape[0], self._pushed % self._length
+        first = min(n, self._length - start)
+        self._ring[0, start : start + first] = source[:first]
+        self._ring[1:, start : start + first] = wet[:, :first]
+        if first < n:
+            self._ring[0, : n - first] = source[first:]
+            self._ring[1:, : n - first] = wet[:, first:]
+        self._pushed += n
+
+    def close(self) -> None:
+        """Write the rest and finish the files."""
+        self._done.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        try:
+            with ExitStack() as files:
+                wet = self._open(files, self.target, self._path.channels)
+                dry = self._open(files, self.dry_target, 1)
+                last = False
+                while not last:
+                    last = self._done.wait(WRITE_SECONDS)
+                    self._drain(dry, wet)
+            events: list[Event] = list(events_of(self._log, self._rate))
+            timeline = Timeline(
+                sample_rate=self._rate,
+                block_size=self._path.block_size or 0,
+                channels=self._path.channels,
+                events=tuple(events),
+            )
+            with replacing(self.timeline_target) as file:
+                file.write(timeline.model_dump_json(indent=1).encode() + b"\n")
+        except Exception as error:  # the show goes on without
+            self.problem = f"{self.target} could not be recorded: {error}"
+
+    def _open(self, files: ExitStack, target: Path, channels: int) -> WriteableAudioFile:
+        file = files.enter_context(replacing(target))
+        # 32 bits are floating point: what was heard, exactly.
+        writer = AudioFile(file, "w", samplerate=self._rate, num_channels=channels, bit_depth=32, format="wav")
+        return files.enter_context(writer)
+
+    def _drain(self, dry: WriteableAudioFile, wet: WriteableAudioFile) -> None:
+        while self._path.log:
+            self._log.append(self._path.log.popleft())
+        # A block may be half in the ring while it is counted as pushed only when it is there.
+        end = self._pushed
+        late = end - self._written - self._length * 3 // 4
+        if late > 0:  # the audio thread is about to come round: leave out what it will write over
+            self.lost += late
+            for file, channels in ((dry, 1), (wet, self._path.channels)):
+                file.write(np.zeros((channels, late), np.float32))
+            self._written += late
+        while self._written < end:
+            start = self._written % self._length
+            stop = min(self._length, start + end - self._written)
+            dry.write(self._ring[:1, start:stop])
+            wet.write(self._ring[1:, start:stop])
+            self._written += stop - start
