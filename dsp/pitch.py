@@ -53,11 +53,17 @@ class PitchAgreement:
         Share (0..1) of frames off by more than half an octave.
     voicing : float
         Share (0..1) of all frames on whose voicing the two agree.
+    correlation : float
+        Of the logarithms of both pitches; NaN too where one never changes.
+    frames : int
+        That both call voiced.
     """
 
     median_cents: float
     gross_errors: float
     voicing: float
+    correlation: float
+    frames: int
 
 
 def track_pitch(audio: ArrayLike, sample_rate: float, *, method: Literal["harvest", "dio"] = "harvest") -> PitchTrack:
@@ -105,9 +111,14 @@ def compare_pitch(reference: PitchTrack, track: PitchTrack, shift_semitones: flo
     both = a & b
     voicing = float(np.mean(a == b)) if frames else float("nan")
     if not both.any():
-        return PitchAgreement(float("nan"), float("nan"), voicing)
-    octaves = np.abs(np.log2(track.hz[:frames][both] / reference.hz[:frames][both]) - shift_semitones / 12)
-    return PitchAgreement(float(np.median(octaves)) * 1200, float(np.mean(octaves > FULLY_OFF)), voicing)
+        return PitchAgreement(float("nan"), float("nan"), voicing, float("nan"), 0)
+    wanted, got = np.log2(reference.hz[:frames][both]), np.log2(track.hz[:frames][both])
+    octaves = np.abs(got - wanted - shift_semitones / 12)
+    moves = np.ptp(wanted) > 0 and np.ptp(got) > 0
+    correlation = float(np.corrcoef(wanted, got)[0, 1]) if moves else float("nan")
+    return PitchAgreement(
+        float(np.median(octaves)) * 1200, float(np.mean(octaves > FULLY_OFF)), voicing, correlation, int(both.sum())
+    )
 
 
 def suggest_transposition(median_hz: float, lowest_hz: float, highest_hz: float) -> int:

@@ -17,8 +17,8 @@ from pedalboard.io import AudioFile
 
 from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER
 from plugin_bridge.convert import Settings, convert_file
-from plugin_bridge.files import FileError, plan, replacing
-from plugin_bridge.recording import open_recording
+from plugin_bridge.files import plan, replacing
+from plugin_bridge.recording import load_mono
 from plugin_bridge.voices import find_voice
 
 CLIP_S = 4.096  # 65,536 samples at 16 kHz, as the authors train with
@@ -110,7 +110,7 @@ def make_pair(job: PairJob, settings: Settings, sample_rate: int) -> int:
     with tempfile.TemporaryDirectory(prefix=".pair-", dir=job.folder) as folder:
         converted = Path(folder) / "converted.wav"
         convert_file(job.source, converted, settings)
-        both = np.stack([load(path, sample_rate) for path in (job.source, converted)])
+        both = np.stack([load_mono(path, sample_rate) for path in (job.source, converted)])
     peak = float(np.abs(both).max(initial=0.0))
     if peak > HIGHEST_PEAK:  # both alike, for what is louder in one is to be louder in the other
         both *= HIGHEST_PEAK / peak
@@ -121,18 +121,6 @@ def make_pair(job: PairJob, settings: Settings, sample_rate: int) -> int:
         for kind, audio in ((CONVERTED, both[1]), (ORIGINAL, both[0])):
             write_clip(job.clip(number, kind), audio[starts[number] :][:length], sample_rate)
     return len(starts)
-
-
-def load(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """A recording's channels averaged, at another rate; what is converted and what is not go the same way, so they stay aligned."""
-    import soxr
-
-    with open_recording(path) as recording:
-        audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(0) for block in recording.blocks())])
-        if not len(audio):
-            raise FileError(f"{path} holds no audio")
-        resampled = soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ")
-        return np.asarray(np.nan_to_num(resampled), dtype=np.float32)
 
 
 def write_clip(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:

@@ -122,6 +122,27 @@ def open_recording(path: Path) -> Iterator[Recording]:
         yield recording
 
 
+def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
+    """A recording's channels averaged, [n], at another rate; what goes through this together stays aligned. Needs soxr.
+
+    Samples that are not finite, or beyond any level of audio, are silenced, as the converter does.
+
+    Raises
+    ------
+    FileError
+        If it is not there, damaged, or too short to leave a sample at that rate.
+    """
+    import soxr
+
+    with open_recording(path) as recording:
+        audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=0) for block in recording.blocks())])
+        audio = np.where(np.abs(audio) < 1e3, audio, np.float32(0))
+        resampled = np.asarray(soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
+    if not len(resampled):
+        raise FileError(f"{path} is too short to be taken to {sample_rate} Hz")
+    return resampled
+
+
 def _samples_present(path: Path) -> int:
     """Samples for which a WAV or AIFF file has room after its header; for other formats, more than a file can hold."""
     most = path.stat().st_size * MOST_SAMPLES_PER_BYTE

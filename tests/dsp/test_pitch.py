@@ -74,6 +74,15 @@ def test_agreement_counts_cents_octaves_and_voicing():
     assert agreement.median_cents == pytest.approx(5)
     assert agreement.gross_errors == pytest.approx(1 / 4)
     assert agreement.voicing == pytest.approx(5 / 6)
+    assert agreement.frames == 4
+
+
+def test_agreement_correlates_melodies_whatever_their_key():
+    octaves = np.array([0, 0.5, 1, 0.25, 0.75])
+    other = np.array([0, 0.5, 1, 0.75, 0.25])  # two notes swapped: by hand, covariance 0.375 of variances 0.625
+    assert compare_pitch(track_of(100 * 2**octaves), track_of(200 * 2**octaves)).correlation == pytest.approx(1)
+    assert compare_pitch(track_of(100 * 2**octaves), track_of(150 * 2**other)).correlation == pytest.approx(0.375 / 0.625)
+    assert math.isnan(compare_pitch(track_of([100] * 5), track_of(100 * 2**other)).correlation)
 
 
 def test_agreement_takes_the_shift_into_account():
@@ -82,7 +91,7 @@ def test_agreement_takes_the_shift_into_account():
 
 def test_agreement_without_common_voiced_frames_is_not_a_number():
     agreement = compare_pitch(track_of([100, 0]), track_of([0, 100]))
-    assert math.isnan(agreement.median_cents) and math.isnan(agreement.gross_errors)
+    assert math.isnan(agreement.median_cents) and math.isnan(agreement.gross_errors) and math.isnan(agreement.correlation)
     assert agreement.voicing == 0
 
 

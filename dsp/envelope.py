@@ -1,0 +1,104 @@
+"""How one recording's level over time follows another's: how late it is, how quiet in the pauses, how alike in the phrases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+LAG_FRAME_S = 0.001
+SMOOTHING_FRAMES = 10  # 10 ms: single periods of a low voice are no events
+LONGEST_LAG_S = 0.25  # farther off, it is another syllable that fits
+LAG_FLOOR = 1e-5  # power, -50 dBFS: the noise of a room does not count
+
+FRAME_S = 0.05  # some periods of the lowest voice, and no syllable is shorter
+PHRASE_DB = 30.0  # under the loudest frame, where a phrase ends: consonants count, breath mostly not
+PAUSE_DB = 30.0  # under the phrases, where a pause begins: rooms are seldom 40 dB quieter than who speaks in them
+PAUSE_EDGE = 2  # frames: so far from what is louder, the last note's decay is over
+QUIETEST_DB = -120.0  # digital silence
+
+
+def envelope_lag_ms(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> float:
+    """How many ms the logarithm of the energy of `audio` [n] comes after that of `reference` [m], within ±250 ms.
+
+    In whole frames of a ms, where their cross-correlation is highest; NaN if either's level never changes. What is moved
+    out at an end is lost to the sum, so that of a lag between silent ends some 3 ms may be missing, never added.
+    """
+    frame = max(1, round(LAG_FRAME_S * sample_rate))
+    first, second = _pair(reference, audio)
+    envelopes = [np.log(LAG_FLOOR + _powers(x, frame)) for x in (first, second)]
+    frames = len(envelopes[0])
+    if frames < SMOOTHING_FRAMES or not all(np.ptp(envelope) > 1e-9 for envelope in envelopes):
+        return float("nan")
+    kernel = np.full(SMOOTHING_FRAMES, 1 / SMOOTHING_FRAMES)
+    a, b = (np.convolve(envelope - envelope.mean(), kernel, "same") for envelope in envelopes)
+    # Twice the length: what is moved out at one end does not come back at the other.
+    correlation = np.fft.irfft(np.fft.rfft(b, 2 * frames) * np.conj(np.fft.rfft(a, 2 * frames)), 2 * frames)
+    longest = min(round(LONGEST_LAG_S / LAG_FRAME_S), frames)
+    lags = np.r_[0:longest, -longest:0]
+    return float(lags[np.argmax(correlation[lags])]) * 1e3 * frame / sample_rate
+
+
+def pause_level_db(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> float:
+    """Level of `audio` [n] in the pauses of `reference` [m], in dB against its level in the phrases; at least -120.
+
+    Pauses are where the reference is 30 dB and more under its phrases, for 100 ms before and after too; phrases are
+    within 30 dB of its loudest 50 ms. NaN if it has no pause. The noise in a reference's own pauses is what this can
+    be compared with: `pause_level_db(reference, reference, sample_rate)`.
+    """
+    frame = max(1, round(FRAME_S * sample_rate))
+    first, second = _pair(reference, audio)
+    wanted, power = _powers(first, frame), _powers(second, frame)
+    phrases = _phrases(wanted)
+    if not phrases.any():
+        return float("nan")
+    loud = wanted > wanted[phrases].mean() * 10 ** (-PAUSE_DB / 10)
+    pauses = np.convolve(loud, np.ones(2 * PAUSE_EDGE + 1), "same")[: len(loud)] < 0.5
+    level = power[phrases].mean()
+    if not pauses.any() or not level > 0:
+        return float("nan")
+    return float(max(10 * np.log10(max(power[pauses].mean() / level, 1e-30)), QUIETEST_DB))
+
+
+def level_correlation(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> float:
+    """Correlation of the levels in dB of `audio` [n] and `reference` [m], each 50 ms of the reference's phrases.
+
+    Pauses are left out, since any conversion that falls silent with its source would score by them alone. NaN with fewer
+    than three frames, or where a level never changes.
+    """
+    frame = max(1, round(FRAME_S * sample_rate))
+    first, second = _pair(reference, audio)
+    wanted, power = _powers(first, frame), _powers(second, frame)
+    phrases = _phrases(wanted)
+    if phrases.sum() < 3 or not power[phrases].any():
+        return float("nan")
+    floor = power[phrases].mean() * 10 ** (QUIETEST_DB / 10)
+    a, b = np.log(wanted[phrases]), np.log(np.maximum(power[phrases], floor))
+    if not (np.ptp(a) > 1e-9 and np.ptp(b) > 1e-9):
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _phrases(power: Floats) -> NDArray[np.bool_]:
+    """Where frames of this power belong to phrases; nowhere in digital silence."""
+    phrases: NDArray[np.bool_] = power > power.max(initial=0.0) * 10 ** (-PHRASE_DB / 10)
+    return phrases
+
+
+def _pair(reference: ArrayLike, audio: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64 [n], up to the shorter one's end."""
+    first, second = np.asarray(reference, np.float64), np.asarray(audio, np.float64)
+    if first.ndim != 1 or second.ndim != 1:
+        raise ValueError(f"envelopes need audio shaped [n], not {first.ndim} and {second.ndim} dimensions")
+    length = min(len(first), len(second))
+    return first[:length], second[:length]
+
+
+def _powers(audio: Floats, frame: int) -> Floats:
+    """Mean power of each whole frame."""
+    frames = len(audio) // frame
+    powers: Floats = np.square(audio[: frames * frame]).reshape(frames, frame).mean(axis=1)
+    return powers

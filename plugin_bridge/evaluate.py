@@ -1,0 +1,369 @@
+"""What a voice makes of recordings, in figures: how near to whom, how clean, how true to pitch, time and dynamics.
+
+The libraries come with the extra `evaluate`. Everything is measured at 16 kHz, the rate of the networks that judge.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from dsp.envelope import envelope_lag_ms, level_correlation, pause_level_db
+from dsp.pitch import PitchTrack, compare_pitch
+from plugin_bridge.convert import Conversion, Settings, convert_file
+from plugin_bridge.files import FileError, audio_below, plan, replacing
+from plugin_bridge.recording import load_mono
+from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
+
+SAMPLE_RATE = 16_000
+VOICED = 0.5  # the confidence for which SwiftF0 is calibrated
+FEWEST_FRAMES = 11  # of 16 ms, voiced in both: fewer say nothing about pitch
+CONVERTED, FIGURES, PAGE = "converted", "figures.json", "report.html"  # in the folder of an evaluation
+
+# DNSMOS P.835 (Reddy et al. 2022), as published: the audio it hears at once, how far apart it may begin, and the
+# polynomial from the network's third output, the overall quality, to the scale of listeners, 1 to 5.
+DNSMOS_SAMPLES = int(9.01 * SAMPLE_RATE)
+DNSMOS_STEP = SAMPLE_RATE // 2
+DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Measured on a conversion against its source; NaN where there is nothing to measure, or nothing to measure it with.
+
+    Attributes
+    ----------
+    cosine_target, source_cosine_target, cosine_source : float
+        Speaker similarity (Resemblyzer; a person to themselves 0.9 and more): of the conversion and of its source to the
+        mean of the references, and of the conversion to its source.
+    dnsmos, source_dnsmos : float
+        DNSMOS P.835 overall, 1 to 5, of the loudest nine seconds.
+    pitch_error_cents, octave_errors, pitch_correlation, voicing_agreement : float
+        Of SwiftF0's tracks, the source's moved as the conversion was: see `dsp.pitch.PitchAgreement`.
+    lag_ms : float
+        How late the conversion's energy comes.
+    pauses_db, source_pauses_db : float
+        Level of the pauses under the phrases, below 8 kHz.
+    loudness_correlation : float
+        Of the levels in dB within the phrases.
+    """
+
+    cosine_target: float
+    source_cosine_target: float
+    cosine_source: float
+    dnsmos: float
+    source_dnsmos: float
+    pitch_error_cents: float
+    octave_errors: float
+    pitch_correlation: float
+    voicing_agreement: float
+    lag_ms: float
+    pauses_db: float
+    source_pauses_db: float
+    loudness_correlation: float
+
+
+# For people: a figure's head and format.
+COLUMNS = {
+    "cosine_target": ("To target", "{:.3f}"),
+    "source_cosine_target": ("Source to target", "{:.3f}"),
+    "cosine_source": ("To source", "{:.3f}"),
+    "dnsmos": ("DNSMOS", "{:.2f}"),
+    "source_dnsmos": ("Source's", "{:.2f}"),
+    "pitch_error_cents": ("Cents", "{:.1f}"),
+    "octave_errors": ("Octaves", "{:.1%}"),
+    "pitch_correlation": ("Pitch r", "{:.3f}"),
+    "voicing_agreement": ("Voicing", "{:.3f}"),
+    "lag_ms": ("Lag ms", "{:+.1f}"),
+    "pauses_db": ("Pauses dB", "{:.0f}"),
+    "source_pauses_db": ("Source's", "{:.0f}"),
+    "loudness_correlation": ("Loudness r", "{:.3f}"),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording, what became of it, and what was measured."""
+
+    conversion: Conversion
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All clips that could be converted and measured, and a sentence for each that could not."""
+
+    clips: list[Clip]
+    problems: list[str]
+
+    @property
+    def mean(self) -> Figures:
+        """Mean of each figure over the clips that have it."""
+        names = [field.name for field in fields(Figures)]
+        return Figures(**{name: _mean([getattr(clip.figures, name) for clip in self.clips]) for name in names})
+
+    @property
+    def nearer(self) -> tuple[int, int]:
+        """How many clips are nearer to the target than to their source, and of how many both is known."""
+        both = [(clip.figures.cosine_target, clip.figures.cosine_source) for clip in self.clips]
+        known = [target > source for target, source in both if not math.isnan(target + source)]
+        return sum(known), len(known)
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """Cells for people: heads, a row for each clip, and the mean; without figures that no clip has."""
+        mean = self.mean
+        shown = [name for name in COLUMNS if not math.isnan(getattr(mean, name))]
+        rows = [(clip.conversion.source.name, clip.figures) for clip in self.clips]
+        if len(rows) > 1:
+            rows.append(("Mean", mean))
+        heads = ("Recording", *(COLUMNS[name][0] for name in shown))
+        return [heads, *((label, *(_cell(figures, name) for name in shown)) for label, figures in rows)]
+
+
+class Judge:
+    """The networks that judge: Resemblyzer, SwiftF0 and, where its model is given, DNSMOS. Driven from one thread.
+
+    Raises
+    ------
+    ImportError
+        Naming the library that is missing.
+    ValueError
+        If `dnsmos` is no such model.
+    """
+
+    def __init__(self, dnsmos: Path | None = None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its imports are of names that their libraries have since moved
+            import resemblyzer
+        import soxr  # noqa: F401  # what reads the recordings needs it: told before the work
+        from swift_f0 import SwiftF0
+
+        self._preprocess = resemblyzer.preprocess_wav
+        self._encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+        self._detector = SwiftF0(threads=1, spin=False)
+        self._dnsmos = None if dnsmos is None else _open_dnsmos(dnsmos)
+
+    def speaker(self, audio: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Unit vector of who speaks; NaN if nobody does."""
+        with np.errstate(all="ignore"):
+            speech = self._preprocess(audio, source_sr=SAMPLE_RATE) if audio.any() else audio[:0]
+        if not len(speech):
+            return np.full(256, np.nan)
+        return np.asarray(self._encoder.embed_utterance(speech), np.float64)
+
+    def target(self, references: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
+        """Unit vector of the speaker of all the references."""
+        vectors = []
+        for path in references:
+            vectors.append(self.speaker(load_mono(path, SAMPLE_RATE)))
+            advance()
+        spoken = [vector for vector in vectors if np.isfinite(vector).all()]
+        if not spoken:
+            raise ValueError(f"nobody is heard to speak or sing in the references, {references[0]} and {len(references) - 1} more")
+        mean = np.mean(spoken, axis=0)
+        return np.asarray(mean / np.linalg.norm(mean))
+
+    def pitch(self, audio: NDArray[np.float32]) -> PitchTrack:
+        """SwiftF0's track, a frame each 16 ms."""
+        found = self._detector.detect(audio, SAMPLE_RATE)
+        voiced = found.confidence >= VOICED
+        return PitchTrack(found.timestamps, np.where(voiced, found.pitch_hz, 0.0), voiced)
+
+    def quality(self, audio: NDArray[np.float32]) -> float:
+        """DNSMOS P.835 overall of the loudest nine seconds, shorter audio being repeated; NaN without the model."""
+        if self._dnsmos is None:
+            return float("nan")
+        # Doubled until it is long enough, as the published script does: where the window falls depends on it.
+        x = np.tile(audio, 2 ** max(0, math.ceil(math.log2(DNSMOS_SAMPLES / len(audio)))))
+        energy = np.concatenate([[0.0], np.cumsum(np.square(x, dtype=np.float64))])
+        starts = np.arange(0, len(x) - DNSMOS_SAMPLES + 1, DNSMOS_STEP)
+        start = starts[np.argmax(energy[starts + DNSMOS_SAMPLES] - energy[starts])]
+        window = x[None, start : start + DNSMOS_SAMPLES]
+        (scores,) = self._dnsmos.run(None, {self._dnsmos.get_inputs()[0].name: window})
+        return float(np.polyval(DNSMOS_OVERALL, scores[0][2]))
+
+    def compare(
+        self,
+        source: NDArray[np.float32],
+        conversion: NDArray[np.float32],
+        target: NDArray[np.float64] | None,
+        shift_semitones: float,
+    ) -> Figures:
+        """Figures of a conversion, [n] at 16 kHz like its source, meant to be `shift_semitones` higher."""
+        before, after = self.speaker(source), self.speaker(conversion)
+        pitch = compare_pitch(self.pitch(source), self.pitch(conversion), shift_semitones)
+        heard = pitch.frames >= FEWEST_FRAMES
+        nan = float("nan")
+        return Figures(
+            cosine_target=nan if target is None else float(after @ target),
+            source_cosine_target=nan if target is None else float(before @ target),
+            cosine_source=float(after @ before),
+            dnsmos=self.quality(conversion),
+            source_dnsmos=self.quality(source),
+            pitch_error_cents=pitch.median_cents if heard else nan,
+            octave_errors=pitch.gross_errors if heard else nan,
+            pitch_correlation=pitch.correlation if heard else nan,
+            voicing_agreement=pitch.voicing,
+            lag_ms=envelope_lag_ms(source, conversion, SAMPLE_RATE),
+            pauses_db=pause_level_db(source, conversion, SAMPLE_RATE),
+            source_pauses_db=pause_level_db(source, source, SAMPLE_RATE),
+            loudness_correlation=level_correlation(source, conversion, SAMPLE_RATE),
+        )
+
+
+def evaluate(
+    settings: Settings,
+    folder: Path,
+    out: Path,
+    *,
+    refs: Path | None = None,
+    dnsmos: Path | None = None,
+    limit: int | None = None,
+    advance: Callable[[int, int], None] = lambda done, of: None,
+) -> Evaluation:
+    """Convert the recordings in `folder` and measure them; writes the conversions, the figures as JSON and a page to `out`.
+
+    Parameters
+    ----------
+    settings
+        The voice, and how to convert to it.
+    refs
+        A folder with recordings of the target, best of takes the voice was not trained on.
+    dnsmos
+        The model sig_bak_ovr.onnx of the DNS challenge.
+    limit
+        At most so many recordings, spread evenly over the folder.
+    advance
+        Called after each recording, references included, with how many are done and of how many.
+
+    Raises
+    ------
+    ImportError
+        Naming the library that is missing.
+    ValueError
+        If the voice, a folder or the model is not as it should be, or no recording could be converted.
+    """
+    if not folder.is_dir():
+        raise FileError(f"{folder} is not a folder with recordings")
+    settings.converter(0.0 if settings.transpose == "auto" else settings.transpose).prepare(48_000)  # told once, not for each
+    jobs, problems = plan([folder], out / CONVERTED)
+    if not jobs:
+        raise FileError(problems[0])
+    references = [] if refs is None else list(audio_below(refs, out))
+    if refs is not None and not references:
+        raise FileError(f"the folder {refs} holds no recordings of the target")
+    if limit is not None and limit < len(jobs):
+        jobs = [jobs[k * len(jobs) // limit] for k in range(limit)]
+    judge = Judge(dnsmos)
+    done, total = 0, len(references) + len(jobs)
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        advance(done, total)
+
+    target = judge.target(references, step) if references else None
+    clips = []
+    for job in jobs:
+        try:
+            conversion = convert_file(job.source, job.target, settings)
+            audio = [load_mono(path, SAMPLE_RATE) for path in (job.source, job.target)]
+        except FileError as error:
+            problems.append(str(error))
+        except ValueError as error:  # a rate or a number of channels that is not converted
+            problems.append(f"{job.source}: {error}")
+        else:
+            shift = settings.pitch_shift + conversion.transposition
+            clips.append(Clip(conversion, judge.compare(audio[0], audio[1], target, shift)))
+        step()
+    if not clips:
+        raise FileError(problems[0])
+    evaluation = Evaluation(clips, problems)
+    figures = _as_json(evaluation, settings, folder, len(references))
+    with replacing(out / FIGURES) as file:
+        file.write(json.dumps(figures, indent=2, allow_nan=False).encode() + b"\n")
+    _write_page(out / PAGE, evaluation, settings, len(references))
+    return evaluation
+
+
+def _open_dnsmos(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    wanted = f"{path} is not the DNSMOS model sig_bak_ovr.onnx"
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        (scores,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, DNSMOS_SAMPLES), np.float32)})
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # the runtime raises its own kinds, which have no common base
+        raise FileError(f"{wanted}: {str(error).splitlines()[0]}") from None
+    if np.shape(scores) != (1, 3):
+        raise FileError(f"{wanted}, which gives scores shaped (1, 3), not {np.shape(scores)}")
+    return session
+
+
+def _mean(values: list[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else float("nan")
+
+
+def _cell(figures: Figures, name: str) -> str:
+    value = getattr(figures, name)
+    return "-" if math.isnan(value) else COLUMNS[name][1].format(value)
+
+
+def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, references: int) -> dict[str, Any]:
+    def values(figures: Figures) -> dict[str, float | None]:
+        return {name: None if math.isnan(value) else value for name, value in asdict(figures).items()}
+
+    packages = ("plugin_bridge", "resemblyzer", "swift-f0", "onnxruntime")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "settings": asdict(settings),
+        "references": references,
+        "nearer_to_target_than_to_source": evaluation.nearer[0] if evaluation.nearer[1] else None,
+        "mean": values(evaluation.mean),
+        "clips": [
+            {
+                "recording": str(clip.conversion.source.relative_to(folder)),
+                "converted": str(clip.conversion.target),
+                "seconds": clip.conversion.seconds,
+                "transposition": clip.conversion.transposition,
+                **values(clip.figures),
+            }
+            for clip in evaluation.clips
+        ],
+        "problems": evaluation.problems,
+    }
+
+
+def _write_page(path: Path, evaluation: Evaluation, settings: Settings, references: int) -> None:
+    rows = evaluation.table
+    takes = []
+    for clip, cells in list(zip(evaluation.clips, rows[1:], strict=False))[:MOST_TAKES]:
+        conversion = clip.conversion
+        shift = settings.pitch_shift + conversion.transposition
+        # The page measures pitch itself, with another tracker: below a recording stands that of its picture.
+        facts = [(head, cell) for head, cell in zip(rows[0], cells, strict=True) if head not in ("Recording", "Cents")]
+        takes.append(take_from_files(conversion.source.name, conversion.source, conversion.target, shift, facts))
+    voice = settings.voice if isinstance(settings.voice, str) else " + ".join(f"{w:g} {name}" for name, w in settings.voice.items())
+    lead = f"{len(evaluation.clips)} recordings converted to {voice}, each against its source"
+    lead += f" and {references} references of the target. " if references else ". "
+    lead += (
+        "Cosines are speaker similarities (Resemblyzer), DNSMOS is P.835 overall, pitch is SwiftF0's; the curves and pitch "
+        "errors below the table are Harvest's."
+    )
+    if len(evaluation.clips) > MOST_TAKES:
+        lead += f" The first {MOST_TAKES} are shown."
+    write_report(path, f"Evaluation of {voice}", lead, rows, takes)
