@@ -1,4 +1,4 @@
-"""The command line: `plugin-bridge voices | convert | demo | bench | train | make-pairs | train-llvc | import-llvc | doctor`.
+"""The command line: `plugin-bridge voices | convert | live | demo | bench | evaluate | train | ... | doctor`.
 
 What a command does lies in the module of its name; here are its options and what it prints. Results go to standard
 output, progress and errors to standard error. Exit codes: 0 all well, 1 `doctor` found something missing, 2 something
@@ -358,6 +358,7 @@ def evaluate_voice(
                 advance=lambda done, of: progress.update(task, completed=done, total=of),
             )
     except KeyboardInterrupt:
+        _say(f"interrupted: what was converted so far is in {out}")
         raise typer.Exit(INTERRUPTED) from None
     except ImportError as error:
         _fail(f"evaluating needs {error.name}, which is not there; {evaluate_remedy()}")

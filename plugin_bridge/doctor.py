@@ -41,7 +41,8 @@ def examine() -> Iterator[Finding]:
     yield from _voices()
     yield _portaudio()
     yield _threads()
-    yield _train_extra()
+    yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr", "swift_f0"), train_remedy())
+    yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "swift_f0", "soxr"), evaluate_remedy())
 
 
 def _python() -> Finding:
@@ -96,12 +97,12 @@ def _threads() -> Finding:
     return Finding("CPU threads", "ok", f"{available} (a converter uses one)")
 
 
-def _train_extra() -> Finding:
-    missing = [name for name in ("torch", "onnx", "soxr", "swift_f0") if find_spec(name) is None]
+def _extra(what: str, command: str, modules: tuple[str, ...], remedy: str) -> Finding:
+    """An extra by what it lets one import; its first module's version stands for it."""
+    missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        names = ", ".join(missing)
-        return Finding("Training", "optional", f"no {names}; only plugin-bridge train needs it: {train_remedy()}")
-    return Finding("Training", "ok", f"torch {version('torch')}")
+        return Finding(what, "optional", f"no {', '.join(missing)}; only {command} needs it: {remedy}")
+    return Finding(what, "ok", f"{modules[0]} {version(modules[0])}")
 
 
 def train_remedy() -> str:

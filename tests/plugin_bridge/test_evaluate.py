@@ -1,0 +1,207 @@
+"""Figures of conversions that are known by construction: the same song moved in pitch, in time, or left as it was."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from packs import constant, value
+from pedalboard.io import AudioFile
+from typer.testing import CliRunner
+
+from dsp.singer import Note, sing
+from plugin_bridge.cli import app
+
+RATE = 16_000
+PHRASE = [Note(52, 0.5, "a", "s"), Note(57, 0.7, "i", "t"), Note(55, 0.6, "o", "m"), Note(52, 0.9, ""), Note(50, 0.7, "e", "k")]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def song(semitones=0.0, **options):
+    """The phrase in another key; the same seed gives it the same vibrato and jitter."""
+    return sing([Note(note.midi + semitones, note.seconds, note.vowel, note.consonant) for note in PHRASE], RATE, **options).audio
+
+
+def write(path, audio, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with AudioFile(str(path), "w", rate, 1, bit_depth=24) as file:
+        file.write(audio)
+    return path
+
+
+def quality_model(path):
+    """What stands for DNSMOS: 144160 samples in, three scores out, of which the third is 200 times the mean power."""
+    nodes = [
+        helper.make_node("Mul", ["input_1", "input_1"], ["power"]),
+        helper.make_node("ReduceMean", ["power"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["mean", "scale"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "scores", [value("input_1", [1, 144_160])], [value("scores", [1, 3])], [constant("scale", [[0.0, 0.0, 200.0]])]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    for module in ("resemblyzer", "swift_f0", "soxr"):
+        pytest.importorskip(module)
+    from plugin_bridge.evaluate import Judge
+
+    return Judge(quality_model(tmp_path_factory.mktemp("judge") / "quality.onnx"))
+
+
+def test_a_song_is_its_own_perfect_conversion(judge):
+    audio = song()
+    figures = judge.compare(audio, audio, judge.speaker(audio), 0.0)
+    assert figures.cosine_target == pytest.approx(1, abs=1e-5) and figures.cosine_source == pytest.approx(1, abs=1e-5)
+    assert (figures.pitch_error_cents, figures.octave_errors, figures.voicing_agreement, figures.lag_ms) == (0, 0, 1, 0)
+    assert figures.pitch_correlation == pytest.approx(1) and figures.loudness_correlation == pytest.approx(1)
+    assert figures.pauses_db == figures.source_pauses_db < -30
+    assert figures.dnsmos == figures.source_dnsmos
+
+
+@pytest.mark.parametrize(
+    ("sung", "meant", "cents", "octaves"), [(3.0, 3.0, 0, 0), (3.4, 3.0, 40, 0), (-4.8, -5.0, 20, 0), (12, 0, 1200, 1)]
+)
+def test_pitch_is_held_against_the_pitch_that_was_meant(judge, sung, meant, cents, octaves):
+    figures = judge.compare(song(), song(sung), None, meant)
+    assert figures.pitch_error_cents == pytest.approx(cents, abs=4)
+    assert figures.octave_errors == pytest.approx(octaves, abs=0.02)
+    assert figures.pitch_correlation > 0.98 and figures.voicing_agreement > 0.95
+    assert abs(figures.lag_ms) <= 2
+    assert math.isnan(figures.cosine_target) and math.isnan(figures.source_cosine_target)
+
+
+def test_time_and_pauses_are_those_of_the_energy(judge):
+    audio = np.concatenate([song(), song(5)])
+    later = np.concatenate([np.zeros(30 * RATE // 1000, np.float32), audio])
+    assert judge.compare(audio, later, None, 0.0).lag_ms == pytest.approx(30, abs=3)
+    pause = np.zeros(2 * RATE, np.float32)
+    source = np.concatenate([song(), pause, song()])
+    level = np.sqrt(np.mean(np.square(song()[: round(1.8 * RATE)])))  # without its rest
+    hum = (level * 10 ** (-45 / 20) * np.random.default_rng(0).standard_normal(len(source))).astype(np.float32)
+    # The phrase's own softest moments are not in what is called its level, nor all of the 1.8 s.
+    assert judge.compare(source, source + hum, None, 0.0).pauses_db == pytest.approx(-45, abs=2)
+
+
+def test_a_speaker_is_nearer_to_themselves_than_to_another(judge):
+    singers = ((0, 1, 0), (2, 1, 1), (9, 1.2, 2))
+    man, same, woman = (judge.speaker(song(key, tract=tract, seed=seed)) for key, tract, seed in singers)
+    for speaker in (man, same, woman):
+        assert np.linalg.norm(speaker) == pytest.approx(1)
+    assert man @ same > man @ woman + 0.05
+    assert np.isnan(judge.speaker(np.zeros(RATE, np.float32))).all()
+
+
+def test_quality_is_that_of_the_loudest_nine_seconds(judge):
+    """Of windows of 9.01 s, half a second apart; the published polynomial takes the third score to the listeners' scale."""
+    audio = 0.1 * np.random.default_rng(0).standard_normal(20 * RATE).astype(np.float32)
+    audio[6 * RATE : 12 * RATE] *= 2
+    powers = [np.mean(np.square(audio[k : k + 144_160], dtype=np.float64)) for k in range(0, len(audio) - 144_160 + 1, 8_000)]
+    score = 200 * max(powers)
+    assert judge.quality(audio) == pytest.approx(-0.06766283 * score**2 + 1.11546468 * score + 0.04602535, rel=1e-4)
+    short = np.full(1_000, 0.1, np.float32)
+    assert judge.quality(short) == pytest.approx(-0.06766283 * 4 + 1.11546468 * 2 + 0.04602535, rel=1e-4)
+
+
+def test_what_has_no_voice_has_no_figures_of_one(judge):
+    silence = np.zeros(RATE, np.float32)
+    figures = judge.compare(silence, silence, judge.speaker(song()), 0.0)
+    for name in ("cosine_target", "cosine_source", "pitch_error_cents", "pitch_correlation", "lag_ms", "pauses_db"):
+        assert math.isnan(getattr(figures, name)), name
+    click = silence[:1]
+    assert math.isnan(judge.compare(click, click, None, 0.0).cosine_source)
+
+
+def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
+    write(tmp_path / "in" / "a.wav", song(), RATE)
+    write(tmp_path / "in" / "<b>" / "c.flac", song(2, tract=1.1, seed=3), RATE)
+    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF no audio")
+    write(tmp_path / "refs" / "r.wav", song(1, seed=5), RATE)
+    out = tmp_path / "in" / "figures"  # in the folder itself: a second run does not take the first one's for recordings
+    arguments = ["evaluate", "delay512", tmp_path / "in", "--refs", tmp_path / "refs", "--out", out, "--transpose", "0"]
+    arguments += ["--dnsmos", quality_model(tmp_path / "quality.onnx")]
+    for _ in range(2):
+        result = run(*arguments)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "broken.wav" in result.stderr
+    assert "Mean" in result.stdout and "of 2 conversions are nearer to the target" in result.stdout
+    figures = json.loads((out / "figures.json").read_text())
+    assert [clip["recording"] for clip in figures["clips"]] == ["a.wav", "<b>/c.flac"]
+    assert len(figures["problems"]) == 1 and figures["references"] == 1
+    for clip in figures["clips"]:  # delay512 gives back what it hears
+        assert clip["cosine_source"] == pytest.approx(1, abs=1e-3) and clip["lag_ms"] == 0
+        assert clip["pitch_error_cents"] < 1 and clip["dnsmos"] == pytest.approx(clip["source_dnsmos"], abs=0.01)
+        assert 0.3 < clip["cosine_target"] <= 1
+    both = [clip["cosine_target"] for clip in figures["clips"]]
+    assert figures["mean"]["cosine_target"] == pytest.approx(sum(both) / 2)
+    assert figures["nearer_to_target_than_to_source"] == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:audio/flac;base64,') == 4 and "<b>" not in page
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+        "converted/<b>/c.flac", "converted/a.wav", "figures.json", "report.html",
+    ]  # fmt: skip
+
+
+def test_without_references_or_a_quality_model_their_figures_are_left_out(judge, tmp_path):
+    for number in range(5):
+        write(tmp_path / "in" / f"{number}.wav", song()[: 2 * RATE])
+    result = run("evaluate", "bank_a", tmp_path / "in", "--out", tmp_path / "out", "--limit", "2", "--transpose", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "DNSMOS" not in result.stdout and "nearer" not in result.stdout and "Lag ms" in result.stdout
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["mean"]["dnsmos"] is None and figures["mean"]["cosine_target"] is None
+    assert [clip["recording"] for clip in figures["clips"]] == ["0.wav", "2.wav"]
+    # bank_a declares pitch control and leaves the pitch as it is: it is wrong by all that was asked for.
+    assert figures["clips"][0]["transposition"] == 2 and figures["mean"]["pitch_error_cents"] == pytest.approx(200, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"VOICE": "nobody"}, "no voice is called 'nobody'"),
+        ({"FOLDER": "nowhere"}, "is not a folder with recordings"),
+        ({"FOLDER": "empty"}, "holds no audio files"),
+        ({"--refs": "empty"}, "holds no recordings of the target"),
+        ({"--refs": "silent"}, "nobody is heard to speak or sing in the references"),
+        ({"--dnsmos": "in/a.wav"}, "is not the DNSMOS model sig_bak_ovr.onnx"),
+        ({"--dnsmos": "none.onnx"}, "none.onnx cannot be read: No such file"),
+        ({"--dnsmos": "other.onnx"}, "is not the DNSMOS model sig_bak_ovr.onnx"),
+        ({"--transpose": "up"}, "--transpose must be a number or auto, not 'up'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_in_a_sentence(judge, tmp_path, changed, sentence):
+    write(tmp_path / "in" / "a.wav", song()[:RATE])
+    write(tmp_path / "silent" / "a.wav", np.zeros(RATE, np.float32))
+    (tmp_path / "empty").mkdir()
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", [value("x", ["n"])], [value("y", ["n"])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "other.onnx")
+    arguments = {"VOICE": "delay512", "FOLDER": "in", "--out": "out"} | changed
+    files = {name: text if name in ("VOICE", "--transpose") else tmp_path / text for name, text in arguments.items()}
+    options = [part for name, text in files.items() if name.startswith("--") for part in (name, text)]
+    result = run("evaluate", files["VOICE"], files["FOLDER"], *options)
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert sentence in result.stderr
+    assert not (tmp_path / "out" / "figures.json").exists()
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(tmp_path):
+    """In a process where Resemblyzer cannot be imported, as after a plain installation."""
+    write(tmp_path / "in" / "a.wav", song()[:RATE])
+    script = "import sys; sys.modules['resemblyzer'] = None; from plugin_bridge.cli import main; main()"
+    command = [sys.executable, "-c", script, "evaluate", "delay512", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "evaluating needs resemblyzer, which is not there" in done.stderr
+    assert "pip install resemblyzer==0.1.4" in done.stderr and "'setuptools<80'" in done.stderr
+    assert not (tmp_path / "out").exists()
