@@ -91,7 +91,8 @@ def test_the_same_take_gives_the_same_samples(song: Song) -> None:
 
 
 def test_a_louder_take_is_the_same_conversion_louder(song: Song) -> None:
-    quiet, loud = (VoiceConverter("pjs")(song.audio * gain, RATE)[RATE // 2 :] for gain in (0.1, 0.8))
+    # The first two seconds still lean on the average level of the training.
+    quiet, loud = (VoiceConverter("pjs")(song.audio * gain, RATE)[2 * RATE :] for gain in (0.1, 0.8))
     assert level_db(loud) - level_db(quiet) == pytest.approx(20 * np.log10(8), abs=0.5)
     # The phase of the pulses may differ, the sound may not.
     np.testing.assert_allclose(semitone_spectrum_db(loud) - semitone_spectrum_db(quiet), 20 * np.log10(8), atol=1.5)
