@@ -129,6 +129,10 @@ def convert(
             help="Semitones on top of --pitch; auto moves each recording into the voice's range, by octaves if it can.",
         ),
     ] = "0",
+    automation: Annotated[
+        Path | None,
+        typer.Option(help="Gestures in time: TAKE.json of live --record, or .csv lines of seconds, OSC address, value."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="stream: the real-time engine, many times faster than real time.")] = "stream",
     report: Annotated[
         Path | None, typer.Option(metavar="PAGE.html", help="Write a page with spectrograms, pitch and players, before and after.")
@@ -147,6 +151,7 @@ def convert(
         _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
     from plugin_bridge.convert import Settings
     from plugin_bridge.files import plan
+    from plugin_bridge.timeline import read_timeline
     from plugin_bridge.voices import parse_voice
 
     try:
@@ -158,6 +163,7 @@ def convert(
             gain_db=gain,
             gate_db=gate,
             transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
+            automation=None if automation is None else read_timeline(automation),
         )
         # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
         settings.converter(0.0 if settings.transpose == "auto" else settings.transpose).prepare(48_000)

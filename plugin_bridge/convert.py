@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,6 +18,8 @@ from plugin_bridge.converter import VoiceConverter
 from plugin_bridge.files import FileError, format_of, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import Recording, open_recording
+from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.timeline import Player, Timeline
 from plugin_bridge.voices import find_voice
 
 BIT_DEPTH = 24
@@ -30,7 +32,10 @@ Transposition = float | Literal["auto"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to convert; the fields are `VoiceConverter`'s arguments, and `transpose` comes on top of `pitch_shift`."""
+    """How to convert; the fields are `VoiceConverter`'s arguments, and `transpose` comes on top of `pitch_shift`.
+
+    With `automation` the others hold until it says otherwise.
+    """
 
     voice: str | dict[str, float]
     pitch_shift: float = 0.0
@@ -39,6 +44,7 @@ class Settings:
     gain_db: float = 0.0
     gate_db: float = -90.0
     transpose: Transposition = 0.0
+    automation: Timeline | None = None
 
     def converter(self, transposition: float = 0.0) -> VoiceConverter:
         """A converter with these settings, moved by `transposition` semitones on top."""
@@ -117,10 +123,9 @@ def convert_file(
         if rate != int(rate):
             raise FileError(f"{source} has the sample rate {rate} Hz, but only whole numbers of Hz can be written")
         transposition = find_transposition(recording, settings)
-        converter = settings.converter(transposition)
-        converter.prepare(rate, None, recording.channels)
+        converter, process, channels, block = _prepared(recording, settings, transposition)
         with replacing(target) as file:
-            samples, peak = _convert_stream(recording, file, target, converter, advance)
+            samples, peak = _convert_stream(recording, file, target, process, converter.latency_samples, channels, block, advance)
             if converter.errors:
                 raise FileError(f"{source} was not converted: the voice's model failed on {converter.errors} of its chunks")
         return Conversion(
@@ -129,7 +134,7 @@ def convert_file(
             samples=samples,
             promised=recording.promised,
             sample_rate=rate,
-            channels=recording.channels,
+            channels=channels,
             transposition=transposition,
             peak=peak,
             elapsed_s=time.perf_counter() - start,
@@ -181,23 +186,69 @@ def source_median_hz(recording: Recording) -> float:
     return float(np.median(hz)) if len(hz) else float("nan")
 
 
+Process = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def _prepared(recording: Recording, settings: Settings, transposition: float) -> tuple[VoiceConverter, Process, int, int]:
+    """The converter, what to send blocks through, the output's channels, and the length of which blocks are multiples."""
+    rate, inputs, timeline = recording.sample_rate, recording.channels, settings.automation
+    if timeline is None:
+        converter = settings.converter(transposition)
+        converter.prepare(rate, None, inputs)
+        return converter, converter.process_block, inputs, 1
+    if timeline.sample_rate not in (None, rate):
+        raise FileError(f"the take was recorded at {timeline.sample_rate} Hz, but {recording.path} has {rate:g} Hz")
+    voice = timeline.first_voice()
+    converter = (settings if voice is None else replace(settings, voice=voice)).converter(transposition)
+    channels = timeline.channels if inputs == 1 else inputs
+    path = SignalPath(converter, rate, timeline.block_size or None, channels, inputs=inputs)
+    player = Player(path, timeline)
+
+    def process(block: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = np.empty((channels, block.shape[1]), np.float32)
+        player.process(block, out)
+        return out
+
+    return converter, process, channels, timeline.block_size or 1
+
+
+def _whole(blocks: Iterable[NDArray[np.float32]], length: int) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks [channels, n] cut anew to multiples of `length`, the last filled up with silence; and how many samples count."""
+    rest: NDArray[np.float32] | None = None
+    for block in blocks:
+        rest = block if rest is None or not rest.shape[1] else np.concatenate([rest, block], axis=1)
+        count = rest.shape[1] // length * length
+        if count:
+            yield rest[:, :count], count
+        rest = rest[:, count:]
+    if rest is not None and rest.shape[1]:
+        yield np.pad(rest, ((0, 0), (0, length - rest.shape[1]))), rest.shape[1]
+
+
 def _convert_stream(
-    recording: Recording, file: BinaryIO, target: Path, converter: VoiceConverter, advance: Callable[[int], None]
+    recording: Recording,
+    file: BinaryIO,
+    target: Path,
+    process: Process,
+    latency: int,
+    channels: int,
+    length: int,
+    advance: Callable[[int], None],
 ) -> tuple[int, float]:
-    """All of `recording` through `converter` into `file`; returns the number of samples and the peak."""
-    rate, channels = int(recording.sample_rate), recording.channels
+    """All of `recording` through `process` into `file`; returns the number of samples and the peak."""
+    rate = int(recording.sample_rate)
     try:
         writer = AudioFile(file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target))
     except (ValueError, RuntimeError) as error:
         raise FileError(f"{target} cannot hold {channels} channels at {rate} Hz: {str(error).rstrip('.')}") from None
     # What the converter holds back at the start is pushed out by silence at the end: output lies on input.
-    skip = converter.latency_samples
-    end = np.zeros((channels, skip), np.float32)
+    skip = latency
+    end = np.zeros((recording.channels, skip), np.float32)
     samples, peak = 0, 0.0
     with writer:
-        for block in chain(recording.blocks(), [end]):
-            converted = converter.process_block(block)[:, skip:]
-            skip -= block.shape[1] - converted.shape[1]
+        for block, count in _whole(chain(recording.blocks(), [end]), length):
+            converted = process(block)[:, skip:count]
+            skip -= count - converted.shape[1]
             samples += converted.shape[1]
             peak = max(peak, float(np.abs(converted).max(initial=0.0)))
             writer.write(converted)

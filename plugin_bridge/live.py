@@ -356,11 +356,12 @@ class LiveHost:
 
     def _reopen(self, until: Callable[[], bool]) -> None:
         sounddevice = load_sounddevice()
-        self._close_stream()
         if "JACK" in self._opened.host_api:
-            # At the end of the process, too.
+            # PortAudio would wait for ever to close the stream, and abort the process when that ends.
+            self._stream = None
             atexit.unregister(sounddevice._exit_handler)
             raise ServerLostError("the JACK server ended")
+        self._close_stream()
         while not until() and not self._closing.wait(RETRY_SECONDS):
             # PortAudio looks for devices when it starts, and never again.
             sounddevice._terminate()

@@ -154,7 +154,6 @@ class Performance:
         """Begin again as a new process that waits for the device, with everything as it is now. Does not return."""
         values = {name: self.surface.value(name) for name in (*PARAMETERS, "chain")}
         events = [event.model_dump(mode="json") for event in events_of([(0, values)], 1.0)]
-        self._tell("the JACK server ended; trying to get it back")
         self.close()
         os.environ[STATE_VARIABLE] = json.dumps({"preset": self.surface.preset, "events": events})
         sys.stdout.flush()

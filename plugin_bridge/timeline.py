@@ -95,6 +95,14 @@ class Timeline(Schema):
     channels: Annotated[int, Field(ge=1, le=2)] = 1
     events: Annotated[tuple[Event, ...], Field(max_length=MOST_EVENTS, strict=False)] = ()
 
+    def first_voice(self) -> str | dict[str, float] | None:
+        """The voice that it begins with, for whose latency a path must be prepared; None if that is left open."""
+        for event in self.events:
+            voice = event.changes().get("voice") if event.time == 0 else None
+            if isinstance(voice, (str, dict)):
+                return voice
+        return None
+
     def schedule(self, sample_rate: float, latency: int) -> list[tuple[int, Changes]]:
         """Changes and the sample, of what goes in, before which they happen; in order.
 
@@ -221,7 +229,10 @@ def replay(timeline: Timeline, dry: NDArray[np.float32]) -> NDArray[np.float32]:
     if timeline.sample_rate is None:
         raise TimelineError("this timeline is automation, not a take: it does not say how it was recorded")
     block = timeline.block_size or None
-    path = SignalPath(VoiceConverter(_first_voice(timeline)), timeline.sample_rate, block, timeline.channels, PLAIN_CHAIN)
+    voice = timeline.first_voice()
+    if voice is None:
+        raise TimelineError("the take does not begin with a voice")
+    path = SignalPath(VoiceConverter(voice), timeline.sample_rate, block, timeline.channels, PLAIN_CHAIN)
     n = len(dry)
     whole = n if block is None else -(-n // block) * block
     padded = np.zeros(whole, np.float32)
@@ -229,12 +240,3 @@ def replay(timeline: Timeline, dry: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.empty((timeline.channels, whole), np.float32)
     Player(path, timeline).process(padded, out)
     return out[:, :n]
-
-
-def _first_voice(timeline: Timeline) -> str | dict[str, float]:
-    """The voice that a take begins with: the path must be prepared for its latency."""
-    for event in timeline.events:
-        voice = event.changes().get("voice") if event.time == 0 else None
-        if isinstance(voice, (str, dict)):
-            return voice
-    raise TimelineError("the take does not begin with a voice")

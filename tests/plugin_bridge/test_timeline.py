@@ -1,0 +1,140 @@
+"""Gestures in time: files that are read and refused, automation of recordings, and takes played again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pedalboard.io import AudioFile
+from typer.testing import CliRunner
+
+from plugin_bridge import VoiceConverter
+from plugin_bridge.cli import app
+from plugin_bridge.preset import PLAIN_CHAIN, Effect
+from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.take import TakeRecorder
+from plugin_bridge.timeline import TimelineError, read_timeline, replay
+
+RATE = 48_000
+
+
+def write_audio(path: Path, samples: NDArray[np.float32], rate: int = RATE) -> Path:
+    with AudioFile(str(path), "w", samplerate=rate, num_channels=samples.shape[0], bit_depth=32) as file:
+        file.write(samples)
+    return path
+
+
+def read_audio(path: Path) -> NDArray[np.float32]:
+    with AudioFile(str(path)) as file:
+        return file.read(file.frames)
+
+
+def convert(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+def test_a_csv_file_automates_a_stereo_recording_in_time_with_what_is_heard(tmp_path: Path) -> None:
+    dry = np.stack([np.full(2 * RATE, 0.25), np.full(2 * RATE, 0.125)]).astype(np.float32)
+    automation = tmp_path / "moves.csv"
+    lines = ["time,address,value", "# a comment", "", "1.5,/vc/bypass,1", "0.5,/vc/gain,-6", "0,/vc/voice,bank_b", "1,/vc/mix/n,0"]
+    automation.write_text("\n".join(lines))
+    convert(write_audio(tmp_path / "in.wav", dry), tmp_path / "out.wav", "--voice", "bank_a", "--automation", automation)
+    wet = read_audio(tmp_path / "out.wav")
+    assert wet.shape == dry.shape
+    mid, gain = (0.25 + 0.125) / 2 * 0.5, 10 ** (-6 / 20)
+    late = 1536  # 30 ms of ramp, and some
+    np.testing.assert_allclose(wet[:, 512 : RATE // 2], mid, atol=1e-6)
+    np.testing.assert_allclose(wet[:, RATE // 2 + late : RATE], mid * gain, atol=1e-6)
+    np.testing.assert_allclose(wet[:, RATE + late : RATE * 3 // 2], dry[:, RATE + late : RATE * 3 // 2] * gain, atol=1e-6)
+    np.testing.assert_allclose(wet[:, RATE * 3 // 2 + late :], dry[:, RATE * 3 // 2 + late :], atol=1e-6)
+    # The ramp begins with the very sample asked for.
+    assert np.abs(wet[0, RATE // 2 - 1] - mid) < 1e-6 < np.abs(wet[0, RATE // 2] - mid)
+
+
+def test_a_recorded_take_is_played_again_to_the_sample(tmp_path: Path) -> None:
+    path = SignalPath(VoiceConverter("bank_a", pitch_shift=2), RATE, 480, 2, (*PLAIN_CHAIN, Effect(plugin="Reverb")))
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x = np.random.default_rng(1).uniform(-0.5, 0.5, 300 * 480).astype(np.float32)
+    out = np.empty((2, 480), np.float32)
+    gestures = {
+        60: {"ramp_ms": 200.0, "gain_db": -12.0},
+        120: {"voice": {"bank_a": 0.5, "bank_b": 0.5}, "bypass": False, "mix": 0.7},
+        150: {"chain": PLAIN_CHAIN},
+        200: {"panic": True},
+    }
+    for block in range(300):
+        if block in gestures:
+            path.post(path.ready(gestures[block]))  # type: ignore[arg-type]
+        source = x[block * 480 : block * 480 + 480]
+        if 100 <= block < 105:
+            path.skip(480)
+            out.fill(0.0)
+        else:
+            path.process(source, out)
+        recorder.push(source, out)
+    recorder.close()
+    assert (recorder.problem, recorder.lost) == ("", 0)
+    dry, wet = read_audio(recorder.dry_target), read_audio(recorder.target)
+    np.testing.assert_array_equal(dry[0], x)
+    timeline = read_timeline(recorder.timeline_target)
+    np.testing.assert_array_equal(replay(timeline, dry[0]), wet)
+    # The command gives the same, in time with the dry recording.
+    convert(recorder.dry_target, tmp_path / "again.wav", "--automation", recorder.timeline_target)
+    again = read_audio(tmp_path / "again.wav")
+    assert again.shape == wet.shape
+    late = path.latency_samples
+    np.testing.assert_allclose(again[:, :-late], np.clip(wet[:, late:], -1, 1), atol=2**-23)  # it writes 24 bits
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", "{", "Invalid JSON"),
+        ("a.json", '{"events": [{"time": -1, "address": "/vc/pitch", "value": 1}]}', "events.0.time"),
+        ("a.json", '{"events": [{"time": NaN, "address": "/vc/pitch", "value": 1}]}', "time"),
+        ("a.json", '{"events": [{"time": 1, "address": "/vc/volume", "value": 1}]}', "'1.0' is nothing that can be automated"),
+        ("a.json", '{"events": [{"time": 1, "address": "/vc/pitch", "value": "up"}]}', "'up' is nothing that can be"),
+        ("a.json", '{"events": [{"time": 1, "address": "/vc/mix/n", "value": 2}]}', "/vc/mix/n takes 0 to 1, got 2"),
+        ("a.json", '{"events": [{"time": 1, "address": "/vc/preset/load", "value": "none"}]}', "no preset is called 'none'"),
+        ("a.json", '{"tempo": 120}', "tempo: Extra inputs"),
+        ("a.csv", "one,/vc/pitch,1", "line 1: the time must be a number of seconds, not 'one'"),
+        ("a.csv", "1", "line 1 must have time, address and value"),
+        ("a.csv", "1,/vc/pitch,nan", "line 1: value"),
+        ("a.csv", "inf,/vc/pitch,1", "line 1: time"),
+        ("a.csv", "0,/vc/voice,pjs=x", "the weight of pjs must be a number"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_in_one_sentence(tmp_path: Path, name: str, content: str, told: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(TimelineError) as refused:
+        read_timeline(path)
+    sentence = str(refused.value)
+    assert told in sentence
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    result = CliRunner().invoke(app, ["convert", "in.wav", "out.wav", "--automation", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_binary_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(TimelineError, match="not text in UTF-8"):
+        read_timeline(tmp_path / "a.csv")
+    with pytest.raises(TimelineError, match="cannot be read: No such file"):
+        read_timeline(tmp_path / "b.csv")
+
+
+def test_a_mix_in_csv_keeps_its_commas_and_a_take_needs_its_rate(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("0,/vc/voice,bank_a=0.25,bank_b=0.75\n")
+    assert read_timeline(tmp_path / "a.csv").first_voice() == {"bank_a": 0.25, "bank_b": 0.75}
+    take = tmp_path / "take.json"
+    take.write_text(json.dumps({"sample_rate": 44_100, "events": [{"time": 0, "address": "/vc/voice", "value": "bank_a"}]}))
+    write_audio(tmp_path / "in.wav", np.zeros((1, 4800), np.float32))
+    arguments = ["convert", str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--automation", str(take)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "the take was recorded at 44100 Hz" in " ".join(result.stderr.split())
