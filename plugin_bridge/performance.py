@@ -14,6 +14,7 @@ from plugin_bridge.control import ControlSurface, Status
 from plugin_bridge.converter import Voice, VoiceConverter
 from plugin_bridge.live import Device, LiveError, LiveHost, Opened, find_device, load_sounddevice
 from plugin_bridge.osc import OscServer
+from plugin_bridge.oscquery import OscQueryServer
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, find_preset
 from plugin_bridge.signal_path import SignalPath
@@ -99,6 +100,11 @@ class Performance:
                 except OSError as error:
                     raise OSError(f"OSC cannot listen on {osc[0]} port {osc[1]}: {error.strerror or error}") from None
                 stack.callback(self.server.close)
+                try:
+                    stack.callback(OscQueryServer(self.server).close)
+                except OSError as error:
+                    reason = error.strerror or error
+                    tell(f"there is no OSCQuery: TCP port {self.server.address[1]} cannot be listened on ({reason})")
             stack.callback(self._end)
             self._stack = stack.pop_all()
 

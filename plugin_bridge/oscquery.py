@@ -1,0 +1,163 @@
+"""OSCQuery: the address space as JSON over HTTP, from which controllers build themselves. Read only.
+
+The format is that of Vidvox's OSCQuery proposal: https://github.com/Vidvox/OSCQueryProposal
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import socket
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from plugin_bridge.osc import Argument, Node, OscServer
+
+MOST_CONNECTIONS = 16
+LONGEST_REQUEST_SECONDS = 5.0
+ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CRITICAL")
+
+
+class OscQueryServer:
+    """Serves the tree of an `OscServer` on the TCP port of the same number, until it is closed.
+
+    Raises
+    ------
+    OSError
+        If the port is taken.
+    """
+
+    def __init__(self, osc: OscServer) -> None:
+        self._http = _Http(osc.address, osc)
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self._http.server_address[1])
+
+    def close(self) -> None:
+        """Stop; the port is free afterwards."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], osc: OscServer) -> None:
+        self.osc = osc
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        """Say nothing: whoever was there is gone."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = LONGEST_REQUEST_SECONDS
+    server: _Http
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        status, answer = respond(self.server.osc, unquote(parts.path), parts.query)
+        body = b"" if answer is None else json.dumps(answer, allow_nan=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed between the lines of a performance."""
+
+
+def respond(osc: OscServer, path: str, query: str) -> tuple[int, dict[str, Any] | None]:
+    """HTTP status and JSON for a request: 404 for an unknown path, 400 and 204 for attributes unknown or not there."""
+    if query == "HOST_INFO":
+        host, port = osc.address
+        access = {name: name in ATTRIBUTES for name in (*ATTRIBUTES, "LISTEN", "CLIPMODE", "TAGS")}
+        return 200, {
+            "NAME": "plugin_bridge",
+            "OSC_IP": host,
+            "OSC_PORT": port,
+            "OSC_TRANSPORT": "UDP",
+            "EXTENSIONS": {name: there for name, there in access.items() if name not in ("FULL_PATH", "CONTENTS", "TYPE")},
+        }
+    tree = _tree(osc)
+    for name in path.strip("/").split("/") if path.strip("/") else []:
+        tree = tree.get("CONTENTS", {}).get(name)
+        if tree is None:
+            return 404, None
+    if not query:
+        return 200, tree
+    if query not in ATTRIBUTES:
+        return 400, None
+    return (200, {query: tree[query]}) if query in tree else (204, None)
+
+
+def _tree(osc: OscServer) -> dict[str, Any]:
+    root: dict[str, Any] = {"FULL_PATH": "/", "ACCESS": 0, "CONTENTS": {}}
+    for node in osc.nodes.values():
+        here = root
+        for name in node.address.strip("/").split("/"):
+            full = f"{here['FULL_PATH'].rstrip('/')}/{name}"
+            here = here.setdefault("CONTENTS", {}).setdefault(name, {"FULL_PATH": full, "ACCESS": 0})
+        here |= _attributes(node)
+    return root
+
+
+def _attributes(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "DESCRIPTION": node.description,
+        "ACCESS": (1 if node.read else 0) + (2 if node.write else 0),
+    }
+    if node.read is not None:
+        try:
+            value = [_plain(argument) for argument in node.read()]
+        except ValueError:
+            value = []  # a status without audio
+        found["VALUE"] = value
+        found["TYPE"] = node.types or "".join(_type(argument) for argument in value)
+    elif node.types:
+        found["TYPE"] = node.types
+    if node.minimum is not None and node.maximum is not None:
+        whole = node.types == "i"
+        low, high = (int(end) if whole else end for end in (node.minimum, node.maximum))
+        found["RANGE"] = [{"MIN": low, "MAX": high}]
+    elif node.names is not None:
+        found["RANGE"] = [{"VALS": node.names()}]
+    if node.unit:
+        found["UNIT"] = [node.unit]
+    if node.triggered:
+        found["CRITICAL"] = True
+    return found
+
+
+def _plain(argument: Argument) -> Argument:
+    if isinstance(argument, bool):
+        return int(argument)
+    return None if isinstance(argument, float) and not math.isfinite(argument) else argument
+
+
+def _type(argument: Argument) -> str:
+    if argument is None:
+        return "N"
+    return {str: "s", int: "i", float: "f"}[type(argument)]
