@@ -10,7 +10,7 @@ pytest.importorskip("swift_f0")
 
 from pathlib import Path  # noqa: E402
 
-import soundfile  # noqa: E402
+from pedalboard.io import AudioFile  # noqa: E402
 
 from dsp.singer import Note, sing  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
@@ -36,7 +36,8 @@ def recordings_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
     for seed in range(6):
         song = sing([Note(50 + seed, 2.0, "a", "s"), Note(57, 2.5, "i", "m")], 48_000, seed=seed)
-        soundfile.write(folder / f"take {seed}.wav", song.audio, 48_000)
+        with AudioFile(str(folder / f"take {seed}.wav"), "w", 48_000, 1) as file:
+            file.write(song.audio)
     return folder
 
 
@@ -186,6 +187,7 @@ def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path
     with pytest.raises(ValueError, match="readable recording"):
         train("one", tmp_path / "bad")
     (tmp_path / "short").mkdir()
-    soundfile.write(tmp_path / "short" / "a.wav", np.zeros(48_000 * 2), 48_000)
+    with AudioFile(str(tmp_path / "short" / "a.wav"), "w", 48_000, 1) as file:
+        file.write(np.zeros(48_000 * 2, np.float32))
     with pytest.raises(ValueError, match="at least 20 s"):
         train("one", tmp_path / "short")
