@@ -344,8 +344,8 @@ def evaluate_voice(
     """Convert recordings and measure what became of them: likeness, quality, pitch, time, dynamics."""
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
+    from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate
     from plugin_bridge.evaluate import FIGURES as MEASURED
-    from plugin_bridge.evaluate import PAGE, evaluate
     from plugin_bridge.voices import parse_voice
 
     try:
@@ -370,11 +370,14 @@ def evaluate_voice(
         _fail(f"evaluating needs {error.name}, which is not there; {evaluate_remedy()}")
     except (ValueError, OSError) as error:
         _fail(str(error))
-    heads, *rows = evaluation.table
-    table = _table(*heads)
-    for label, *cells in rows:
-        table.add_row(Text(label), *cells)
-    _print_table(table)
+    for columns, title in ((LIKENESS, "Likeness and quality"), (FAITHFULNESS, "Pitch, time, dynamics")):
+        heads, *rows = evaluation.table(columns)
+        table = _table(*heads, title=title)
+        for column, head in zip(table.columns[1:], heads[1:], strict=True):
+            column.header, column.no_wrap = head.replace(" ", "\n"), True  # where it is narrow, names are folded, no numbers
+        for label, *cells in rows:
+            table.add_row(Text(label), *cells)
+        _print_table(table)
     if evaluation.nearer[1]:
         print("{} of {} conversions are nearer to the target than to their source".format(*evaluation.nearer))
     for path in (out / MEASURED, out / PAGE):

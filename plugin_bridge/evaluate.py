@@ -73,20 +73,22 @@ class Figures:
     loudness_correlation: float
 
 
-# For people: a figure's head and format.
-COLUMNS = {
+# For people: a figure's head and format, in two tables that a terminal has room for. "Before" is the source itself.
+LIKENESS = {
     "cosine_target": ("To target", "{:.3f}"),
-    "source_cosine_target": ("Source to target", "{:.3f}"),
+    "source_cosine_target": ("To target before", "{:.3f}"),
     "cosine_source": ("To source", "{:.3f}"),
     "dnsmos": ("DNSMOS", "{:.2f}"),
-    "source_dnsmos": ("Source's", "{:.2f}"),
+    "source_dnsmos": ("DNSMOS before", "{:.2f}"),
+}
+FAITHFULNESS = {
     "pitch_error_cents": ("Cents", "{:.1f}"),
     "octave_errors": ("Octaves", "{:.1%}"),
     "pitch_correlation": ("Pitch r", "{:.3f}"),
     "voicing_agreement": ("Voicing", "{:.3f}"),
     "lag_ms": ("Lag ms", "{:+.1f}"),
     "pauses_db": ("Pauses dB", "{:.0f}"),
-    "source_pauses_db": ("Source's", "{:.0f}"),
+    "source_pauses_db": ("Pauses before", "{:.0f}"),
     "loudness_correlation": ("Loudness r", "{:.3f}"),
 }
 
@@ -119,16 +121,15 @@ class Evaluation:
         known = [target > source for target, source in both if not math.isnan(target + source)]
         return sum(known), len(known)
 
-    @property
-    def table(self) -> list[tuple[str, ...]]:
+    def table(self, columns: dict[str, tuple[str, str]]) -> list[tuple[str, ...]]:
         """Cells for people: heads, a row for each clip, and the mean; without figures that no clip has."""
         mean = self.mean
-        shown = [name for name in COLUMNS if not math.isnan(getattr(mean, name))]
+        shown = {name: column for name, column in columns.items() if not math.isnan(getattr(mean, name))}
         rows = [(clip.conversion.source.name, clip.figures) for clip in self.clips]
         if len(rows) > 1:
             rows.append(("Mean", mean))
-        heads = ("Recording", *(COLUMNS[name][0] for name in shown))
-        return [heads, *((label, *(_cell(figures, name) for name in shown)) for label, figures in rows)]
+        cells = [(label, *(_cell(getattr(figures, name), shown[name][1]) for name in shown)) for label, figures in rows]
+        return [("Recording", *(head for head, _ in shown.values())), *cells]
 
 
 class Judge:
@@ -318,9 +319,8 @@ def _mean(values: list[float]) -> float:
     return sum(there) / len(there) if there else float("nan")
 
 
-def _cell(figures: Figures, name: str) -> str:
-    value = getattr(figures, name)
-    return "-" if math.isnan(value) else COLUMNS[name][1].format(value)
+def _cell(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else form.format(value)
 
 
 def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, references: int) -> dict[str, Any]:
@@ -349,7 +349,7 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
 
 
 def _write_page(path: Path, evaluation: Evaluation, settings: Settings, references: int) -> None:
-    rows = evaluation.table
+    rows = evaluation.table(LIKENESS | FAITHFULNESS)
     takes = []
     for clip, cells in list(zip(evaluation.clips, rows[1:], strict=False))[:MOST_TAKES]:
         conversion = clip.conversion
@@ -361,8 +361,8 @@ def _write_page(path: Path, evaluation: Evaluation, settings: Settings, referenc
     lead = f"{len(evaluation.clips)} recordings converted to {voice}, each against its source"
     lead += f" and {references} references of the target. " if references else ". "
     lead += (
-        "Cosines are speaker similarities (Resemblyzer), DNSMOS is P.835 overall, pitch is SwiftF0's; the curves and pitch "
-        "errors below the table are Harvest's."
+        "Likeness is the cosine of speaker embeddings (Resemblyzer), DNSMOS is P.835 overall, pitch is SwiftF0's; the curves "
+        "and pitch errors below the table are Harvest's."
     )
     if len(evaluation.clips) > MOST_TAKES:
         lead += f" The first {MOST_TAKES} are shown."
