@@ -34,8 +34,8 @@ LONGEST_TEXT = 200  # of an answer's reason
 
 # Share of the time that packets may keep Python busy, and the seconds saved up before a pause: the audio callback needs the
 # interpreter too. What comes faster waits in the system's buffer, and is lost when that is full, as datagrams may be.
-BUSIEST = 0.3
-LONGEST_BURST_SECONDS = 0.005
+BUSIEST = 0.1
+LONGEST_BURST_SECONDS = 0.001
 
 Argument: TypeAlias = "float | int | str | bool | None"
 Peer: TypeAlias = tuple[str, int]

@@ -333,3 +333,30 @@ def test_a_lasting_overload_is_paid_back_and_a_single_stall_is_not() -> None:
             overload.spend(1.5 * length, length)
         assert late < FREEZE_SECONDS + 2 * length  # never further behind
     assert skipped == pytest.approx(1000 / 3, rel=0.1)  # half a block paid back for each one processed
+
+
+@needs_jack
+@pytest.mark.slow
+def test_ten_minutes_with_changing_voices_lose_nothing_that_is_not_counted(jack_here: None, tmp_path: Path) -> None:
+    import resource
+
+    voices = ("bank_b", "delay512", "bank_a")
+    with ExitStack() as stack:
+        rig = Rig(tmp_path, stack)
+        begun, first, lost = time.monotonic(), rig.path.position, rig.host.clock.lost
+        early = 0
+        for second in range(600):
+            time.sleep(1)
+            rig.surface.change({"voice": voices[second % 3], "pitch_shift": float(second % 25 - 12)})
+            if second == 60:
+                early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        there = rig.path.position - first + rig.host.clock.lost - lost
+        elapsed = time.monotonic() - begun
+        status = rig.host.status()
+        dry, wet = rig.take()
+    # Each frame is either processed or counted as lost, to a second in ten minutes.
+    assert there == pytest.approx(elapsed * RATE, abs=RATE)
+    assert status.errors == 0
+    assert late - early < 32 * 1024  # KiB
+    np.testing.assert_array_equal(replay(read_timeline(rig.recorder.timeline_target), dry), wet)

@@ -386,21 +386,28 @@ def test_liblo_tools_steer_it_and_hear_it(stage: Stage) -> None:
     free.close()
     with subprocess.Popen(["stdbuf", "-oL", "oscdump", str(port)], stdout=subprocess.PIPE, text=True) as dump:
         assert dump.stdout is not None
-        try:
-            url = f"osc.udp://127.0.0.1:{stage.server.address[1]}"
-            heard = ""
-            while "/vc/bypass/n" not in heard:  # it says how everything stands once it is up
-                subprocess.run(["oscsend", url, "/vc/subscribe", "ii", str(port), "60"], check=True)
+        heard: list[str] = []
+        reader = threading.Thread(target=lambda lines: [heard.append(line) for line in lines], args=(dump.stdout,))
+        reader.start()
+
+        def until_heard(texts: list[str], *command: str) -> None:
+            """Send, again and again as datagrams may be lost, until it has heard all of these."""
+            end = time.monotonic() + 30
+            while not all(any(text in line for line in heard) for text in texts):
+                assert time.monotonic() < end, heard
+                subprocess.run(["oscsend", url, *command], check=True)
                 time.sleep(0.1)
-                while "/vc/bypass/n" not in heard and (line := dump.stdout.readline()):
-                    heard += line
-            for arguments in (["/vc/pitch", "f", "-5"], ["/vc/pitch", "i", "4"], ["/vc/bypass", "T"], ["/vc/voice", "S", "bank_b"]):
-                subprocess.run(["oscsend", url, *arguments], check=True)
-            heard = ""
-            while not all(text in heard for text in ("/vc/pitch f 4.0", "/vc/bypass i 1", '/vc/voice s "bank_b"')):
-                heard += dump.stdout.readline()
+
+        url = f"osc.udp://127.0.0.1:{stage.server.address[1]}"
+        try:
+            until_heard(["/vc/bypass/n"], "/vc/subscribe", "ii", str(port), "60")  # it tells how everything stands
+            until_heard(["/vc/pitch f -5.0"], "/vc/pitch", "f", "-5")
+            until_heard(["/vc/pitch f 4.0"], "/vc/pitch", "i", "4")
+            until_heard(["/vc/bypass i 1"], "/vc/bypass", "T")
+            until_heard(['/vc/voice s "bank_b"'], "/vc/voice", "S", "bank_b")
         finally:
             dump.kill()
+            reader.join()
     stage.sync()
     converter = stage.path.converter
     assert (converter.pitch_shift, converter.bypass, converter.voice) == (4.0, True, "bank_b")
