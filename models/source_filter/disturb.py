@@ -14,9 +14,9 @@ from torch import Tensor
 
 from models.source_filter.features import BANDS, TOP_HZ, hz_to_mel, mel_to_hz
 
-WARP = (0.78, 1.28)  # of the frequency axis: vocal tracts differ by so much; wider, the vowels run into each other
+WARP = (0.66, 1.5)  # of the frequency axis: a wider range than from a child's to a bass's vocal tract
 WARP_BEND = 0.12  # of log frequency: formants do not all move alike
-EQUALISER_DB = 4.0  # standard deviation of each of the cosines
+EQUALISER_DB = 5.0  # standard deviation of each of the cosines
 EQUALISER_COSINES = 10
 NOISE_SNR_DB = (5.0, 60.0)
 

@@ -27,7 +27,7 @@ class NetworkConfig:
     encoder_blocks: int = 3
     decoder_blocks: int = 4
     content: int = 32
-    content_noise: float = 0.12  # of the unit variance that the normalised bottleneck has
+    content_noise: float = 0.25  # of the unit variance that the normalised bottleneck has
     embedding: int = 64
 
 

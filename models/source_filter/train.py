@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=6_500)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
