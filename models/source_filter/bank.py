@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def load_checkpoint(path: Path) -> Trained:
 
 def targets_only(trained: Trained) -> Trained:
     """Without the helping speakers' embeddings: nobody is to be imitated who did not lend their voice for it."""
-    network = Network(NetworkConfig(voices=len(trained.voices)))
+    network = Network(replace(trained.network.config, voices=len(trained.voices)))
     state = trained.network.state_dict()
     state["voices.weight"] = state["voices.weight"][: len(trained.voices)]
     network.load_state_dict(state)

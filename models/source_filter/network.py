@@ -23,8 +23,8 @@ class NetworkConfig:
     voices: int
     width: int = 256
     hidden: int = 512
-    kernel: int = 5  # chunks; three blocks see 13 chunks = 139 ms back
-    encoder_blocks: int = 3
+    kernel: int = 5  # chunks; four blocks see 17 chunks = 181 ms back
+    encoder_blocks: int = 2
     decoder_blocks: int = 4
     content: int = 32
     content_noise: float = 0.25  # of the unit variance that the normalised bottleneck has
