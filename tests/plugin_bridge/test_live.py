@@ -65,8 +65,9 @@ def wait_for(happens: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def jack_server() -> Iterator[subprocess.Popen[bytes]]:
-    """A JACK server of ours with the dummy driver: a real clock, no sound card."""
-    command = ["jackd", "-r", "--no-mlock", "-n", SERVER, "-d", "dummy", "-r", str(RATE), "-p", str(BLOCK)]
+    """A JACK server with the dummy driver, of the name that the environment says: a real clock, no sound card."""
+    name = os.environ["JACK_DEFAULT_SERVER"]
+    command = ["jackd", "-r", "--no-mlock", "-n", name, "-d", "dummy", "-r", str(RATE), "-p", str(BLOCK)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_for(lambda: jack("jack_lsp", check=False).returncode == 0, "the JACK server")
@@ -244,7 +245,10 @@ def test_after_an_overload_the_latency_is_what_it_was(jack_here: None, tmp_path:
 
 
 @needs_jack
-def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(jack_environment: None, tmp_path: Path) -> None:
+def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
+    jack_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JACK_DEFAULT_SERVER", f"{SERVER}-mortal")  # the other tests' goes on
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("127.0.0.1", 0))
         client.settimeout(0.5)
