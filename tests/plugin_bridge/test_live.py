@@ -273,7 +273,15 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
         command = [sys.executable, "-m", "plugin_bridge", "live", *options, "--record", str(tmp_path / "take.wav")]
         with ExitStack() as stack:
             with jack_server() as server:
-                live = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+                live = stack.enter_context(
+                    # Tests that run in the background ignore Ctrl-C, and so would all that they start.
+                    subprocess.Popen(
+                        command,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                    )
+                )
                 stack.callback(live.kill)
                 wait_for(running, "live conversion")
                 wait_for(lambda: ask("/vc/pitch", 5.0) == (5.0,), "the new pitch")
