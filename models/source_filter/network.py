@@ -45,7 +45,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def mix(self, x: Tensor) -> Tensor:
-        # ReLU: in the step graph it is one cheap node, and GELU sounded no better.
+        # ReLU: in the step graph it is one cheap node.
         return self.project(torch.relu(self.expand(self.norm(x))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
