@@ -180,6 +180,11 @@ class Recordings:
         low, high = np.percentile(track[track[:, 1] > 0.5, 0], [1, 99])
         return float(low), float(high)
 
+    def read(self, clip: Clip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(audio [samples], f0 in Hz and voicing [hops, 2]) of a clip, the whole of it."""
+        first, end = clip.start, clip.start + clip.samples
+        return self._audio[first:end].astype(np.float32) / 32767, np.array(self._f0[first // HOP : end // HOP])
+
     def crop(self, rng: np.random.Generator, batch: int, chunks: int, helpers: float, held_out: bool = False) -> Crop:
         """`batch` random crops of `chunks` chunks: a share `helpers` from helping speakers, the rest evenly over the voices.
 

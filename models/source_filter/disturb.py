@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from models.source_filter.features import BANDS, TOP_HZ, hz_to_mel, mel_to_hz
+from dsp.mel import hz_to_mel, mel_centres
+from models.source_filter.features import LOW_HZ, TOP_HZ
 
 WARP = (0.66, 1.5)  # of the frequency axis: a wider range than from a child's to a bass's vocal tract
 WARP_BEND = 0.12  # of log frequency: formants do not all move alike
@@ -22,25 +22,24 @@ NOISE_SNR_DB = (5.0, 60.0)
 
 
 def disturb(energy: Tensor, generator: torch.Generator) -> Tensor:
-    """Band energies [batch, hops, BANDS] -> the same, each clip warped, equalised and made noisy in its own way."""
-    batch = energy.shape[0]
+    """Energies [batch, frames, bands], of mel bands from LOW_HZ to TOP_HZ -> each clip warped, equalised, noisy in its own way."""
+    batch, _, bands = energy.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
     def cosines(count: int) -> Tensor:
-        """[batch, BANDS]: smooth random curves, unit variance for each of `count` cosines."""
+        """[batch, bands]: smooth random curves, unit variance for each of `count` cosines."""
         order = torch.arange(1, count + 1)[None, :, None]
-        band = (torch.arange(BANDS) + 0.5)[None, None] / BANDS
+        band = (torch.arange(bands) + 0.5)[None, None] / bands
         amplitude = torch.randn(batch, count, 1, generator=generator) / torch.sqrt(order.float())
         return (amplitude * torch.cos(math.pi * order * band + uniform(0, 2 * math.pi, batch, count, 1))).sum(1)
 
-    top = float(hz_to_mel(TOP_HZ))
-    centres = torch.tensor(mel_to_hz(np.linspace(hz_to_mel(60.0), top, BANDS + 2)[1:-1]), dtype=torch.float32)
+    centres = torch.tensor(mel_centres(bands, LOW_HZ, TOP_HZ), dtype=torch.float32)
     log_ratio = uniform(math.log(WARP[0]), math.log(WARP[1]), batch, 1) + WARP_BEND * cosines(3)
     mel = 2595.0 * torch.log10(1.0 + centres * torch.exp(log_ratio) / 700.0)
-    low = float(hz_to_mel(60.0))
-    position = ((mel - low) / (top - low) * (BANDS + 1) - 1).clamp(0, BANDS - 1.001)
+    low, top = float(hz_to_mel(LOW_HZ)), float(hz_to_mel(TOP_HZ))
+    position = ((mel - low) / (top - low) * (bands + 1) - 1).clamp(0, bands - 1.001)
     index = position.long()
     fraction = (position - index)[:, None]
     lower = index[:, None].expand_as(energy)

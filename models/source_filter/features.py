@@ -14,27 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dsp.mel import mel_weights
+
 SAMPLE_RATE = 48_000
 HOP = 256  # 5.33 ms: half a chunk, so that the synthesis needs one hop of look-ahead and no more
 CHUNK = 512  # two hops a step: the weights are read once for both
 WINDOW = 1024  # 21.3 ms resolves 47 Hz; longer blurs plosives, shorter lets a bass voice's periods beat in the frames
 ANALYSIS_BINS = 171  # up to 8 kHz
 BANDS = 64
+LOW_HZ = 60.0
 TOP_HZ = 7_600.0  # a 16 kHz recording ends at 8 kHz; its anti-aliasing filter bends the last 400 Hz
 ENERGY_FLOOR = 1e-11  # per band; the sum lies near -92 dBFS: below, a recording holds only its own dither
 
 MEAN_SECONDS = 2.0  # memory of the running mean: long enough for a phrase, short enough for a change of microphone
 PRIOR_ENERGY = 1e-4  # about one chunk of quiet speech: the prior gives way within the first syllable
-
-
-def hz_to_mel(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """O'Shaughnessy's mel scale."""
-    return 2595.0 * np.log10(1.0 + np.asarray(hz, dtype=np.float64) / 700.0)
-
-
-def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """Inverse of `hz_to_mel`."""
-    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
 
 
 def analysis_window() -> NDArray[np.float64]:
@@ -47,17 +40,8 @@ def analysis_window() -> NDArray[np.float64]:
 
 
 def mel_matrix() -> NDArray[np.float64]:
-    """[bins, BANDS] triangular weights, each band normalised to unit sum, never narrower than one bin to each side."""
-    hz = np.arange(ANALYSIS_BINS) * SAMPLE_RATE / WINDOW
-    edges = mel_to_hz(np.linspace(hz_to_mel(60.0), hz_to_mel(TOP_HZ), BANDS + 2))
-    spacing = SAMPLE_RATE / WINDOW
-    centre = edges[1:-1]
-    low = np.minimum(edges[:-2], centre - spacing)
-    high = np.maximum(edges[2:], centre + spacing)
-    up = (hz[:, None] - low) / (centre - low)
-    down = (high - hz[:, None]) / (high - centre)
-    weights = np.maximum(0.0, np.minimum(up, down))
-    return np.asarray(weights / weights.sum(0, keepdims=True))
+    """[ANALYSIS_BINS, BANDS] triangular weights."""
+    return mel_weights(WINDOW, SAMPLE_RATE, BANDS, LOW_HZ, TOP_HZ)[:ANALYSIS_BINS]
 
 
 class BandEnergy(nn.Module):

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.source_filter.features import HOP, SAMPLE_RATE, hz_to_mel, mel_to_hz
+from dsp import filters
+from models.source_filter.features import HOP, SAMPLE_RATE
 
 FFT = 1024  # excitation of two hops and 512 samples of impulse response: 10.7 ms hold a formant 60 Hz wide down to -17 dB
 BINS = FFT // 2 + 1
@@ -25,29 +26,17 @@ NOISE_FRAMES = (127, 131)  # two noises of coprime length: their sum repeats aft
 
 def gain_centres_hz() -> NDArray[np.float64]:
     """[GAINS] centre frequencies of the log gains, 0 Hz to the Nyquist frequency, equal steps in mel."""
-    return mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), GAINS))
+    return filters.gain_centres_hz(SAMPLE_RATE, GAINS)
 
 
 def minimum_phase_matrix() -> NDArray[np.float64]:
-    """[GAINS, 2 * BINS]: log gains -> (log magnitude, phase in radians) of the minimum-phase filter.
-
-    Both are linear in the log gains: the phase is the Hilbert transform of the log magnitude, here by folding the real
-    cepstrum (Oppenheim & Schafer, Discrete-Time Signal Processing, 13.5). The fold is taken on a grid 8 times finer than
-    the FFT, so that the cepstrum does not alias.
-    """
-    fine = 8 * FFT
-    position = hz_to_mel(np.arange(fine // 2 + 1) * SAMPLE_RATE / fine) / float(hz_to_mel(SAMPLE_RATE / 2)) * (GAINS - 1)
-    basis = np.maximum(0.0, 1.0 - np.abs(position[None, :] - np.arange(GAINS)[:, None]))
-    cepstrum = np.fft.irfft(basis, axis=1)
-    cepstrum[:, 1 : fine // 2] *= 2.0
-    cepstrum[:, fine // 2 + 1 :] = 0.0
-    spectrum = np.fft.rfft(cepstrum, axis=1)[:, ::8]
-    return np.concatenate([spectrum.real, spectrum.imag], axis=1)
+    """[GAINS, 2 * BINS]: log gains -> (log magnitude, phase in radians) of the minimum-phase filter."""
+    return filters.minimum_phase_matrix(SAMPLE_RATE, FFT, GAINS)
 
 
 def hann() -> NDArray[np.float64]:
     """[2 * HOP], periodic: two of them one hop apart sum to one at every sample."""
-    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * HOP) / (2 * HOP)))
+    return filters.crossfading_hann(HOP)
 
 
 def noise_spectra() -> NDArray[np.float32]:
