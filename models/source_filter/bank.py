@@ -58,13 +58,14 @@ def read_cards(recipe: Path, recordings: Recordings, quality: dict[str, dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the bundled bank from a training run.")
-    parser.add_argument("--work", type=Path, required=True, help="the training's folder")
+    parser.add_argument("--work", type=Path, required=True, help="the training's folder: adversarial.pt, else checkpoint.pt")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write")
     parser.add_argument("--base", type=Path, help="write the weights for training further voices here")
     parser.add_argument("--quality", type=Path, help="JSON: voice -> figure -> number, as measured")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
     arguments = parser.parse_args()
-    trained = targets_only(load_checkpoint(arguments.work / "checkpoint.pt"))
+    finished = arguments.work / "adversarial.pt"
+    trained = targets_only(load_checkpoint(finished if finished.exists() else arguments.work / "checkpoint.pt"))
     quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
     cards = read_cards(arguments.recipe, Recordings(arguments.work / "packed"), quality)
     if arguments.base:

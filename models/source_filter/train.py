@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
@@ -28,6 +29,7 @@ from models.source_filter.network import Network, NetworkConfig, prosody
 from models.source_filter.synthesis import Filter, harmonics_below_nyquist, pulse_train, voicing_gain
 from models.source_filter.weights import Trained
 
+SETTLING = 4  # hops: the first lack their predecessors' tails
 LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
 
 
@@ -113,26 +115,43 @@ class Trainer(nn.Module):
             content, other = content.chunk(2)
             agreement = (content - other).square().mean()
             content = self.network.disturb(content)
-        hops = slice(2 * first, None)
-        pitch, voiced = (x[:, hops].unflatten(1, (-1, 2)) for x in (f0, voicing))
-        voice = self.network.voices(torch.from_numpy(crop.speaker))[:, None]
-        gains = self.network.decoder(content, prosody(pitch, voiced, relative[:, first:]), voice)
-        level = torch.stack([loudness[:, first:] + voicing_gain(voiced), loudness[:, first:]], -1)
-        gains = (gains + level[..., None]).flatten(1, 2)[:, 2 * config.warm_chunks : -1]
+        made = self.synthesise(
+            content, f0[:, 2 * first :], voicing[:, 2 * first :], loudness[:, first:], relative[:, first:], crop.speaker, generator
+        )
+        start = 2 * (first + config.warm_chunks) + SETTLING
+        wanted = audio[:, start * HOP : start * HOP + made.shape[1]]
+        return spectral_loss(made, wanted, torch.from_numpy(crop.bandwidth_hz)), agreement
 
+    def synthesise(
+        self,
+        content: Tensor,
+        f0: Tensor,
+        voicing: Tensor,
+        loudness: Tensor,
+        relative: Tensor,
+        speaker: NDArray[np.int64],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Content [batch, chunks, content] in the voice of `speaker` [batch] -> audio [batch, samples].
+
+        f0 (Hz) and voicing are [batch, 2 * chunks], loudness and `relative` [batch, chunks, 2], as `normalised` gives them. The
+        audio begins at hop 2 * warm_chunks + SETTLING.
+        """
+        pitch, voiced = (x.unflatten(1, (-1, 2)) for x in (f0, voicing))
+        voice = self.network.voices(torch.from_numpy(speaker))[:, None]
+        gains = self.network.decoder(content, prosody(pitch, voiced, relative), voice)
+        level = torch.stack([loudness + voicing_gain(voiced), loudness], -1)
+        start = 2 * self.config.warm_chunks
         # The last hop has no successor to glide to.
-        start = 2 * (first + config.warm_chunks)
+        gains = (gains + level[..., None]).flatten(1, 2)[:, start:-1]
         frames = gains.shape[1]
-        made = self.filter(
+        made: Tensor = self.filter(
             self.excitation(f0[:, start - 1 : start + frames + 1]),
-            torch.randint(16_637, (len(audio), 1), generator=generator) + torch.arange(frames),
+            torch.randint(16_637, (len(f0), 1), generator=generator) + torch.arange(frames),
             gains[:, :, 0],
             gains[:, :, 1],
         )
-        # The first hops lack their predecessors' tails.
-        wanted = audio[:, start * HOP : (start + frames - 1) * HOP]
-        skip = 4 * HOP
-        return spectral_loss(made[:, skip:], wanted[:, skip:], torch.from_numpy(crop.bandwidth_hz)), agreement
+        return made[:, SETTLING * HOP :]
 
     def excitation(self, f0: Tensor) -> Tensor:
         """f0 at the hop centres [batch, frames + 2] -> pulses under the inner frames [batch, frames, 2 * HOP]."""

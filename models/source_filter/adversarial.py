@@ -1,0 +1,293 @@
+"""The adversarial stage: what the spectral loss leaves smooth, discriminators make sharp.
+
+A regression gives the mean of all envelopes that fit the content, smoother than any of them. Here the decoder goes on training
+against discriminators that see spectrograms of the target's recordings and of what the converter makes: reconstructions of
+them, which a recording exists for, and conversions of other people, which it does not. The encoder stays as it is, so that
+nothing more of the source can get through, and what it hears in a conversion has to be what it heard in the source.
+
+    python -m models.source_filter.adversarial --work FOLDER [--steps N]
+
+reads checkpoint.pt of `models.source_filter.train` in FOLDER and writes adversarial.pt beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+from torch.nn.utils.parametrizations import weight_norm
+
+from dsp.mel import hz_to_mel, mel_to_hz
+from models.llvc.discriminators import SLOPE, Discriminators, Verdict
+from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
+from models.source_filter.data import Crop, Recordings, read_table
+from models.source_filter.disturb import disturb
+from models.source_filter.features import HOP, SAMPLE_RATE, frame, split_loudness
+from models.source_filter.network import Network, NetworkConfig
+from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss
+
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
+BANDS = 96
+LEAST_AMPLITUDE = 1e-4  # of a band, 80 dB under full scale
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The `[adversarial]` table of a recipe; the comments are there."""
+
+    seed: int
+    batch: int
+    chunks: int
+    learning_rate: float
+    average: float
+    adversarial: float
+    features: float
+    content: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one step, unweighted."""
+
+    spectral: float
+    adversarial: float
+    features: float
+    content: float
+    discriminators: float
+
+
+class Spectrogram(nn.Module):
+    """One resolution of a multi-resolution discriminator (Jang et al. 2021, UnivNet), told whose voice it is.
+
+    It sees log magnitudes in mel-spaced bands; its score has a term that depends on the speaker (projection: Miyato & Koyama 2018).
+    Waveform discriminators (periods) are no use here: minimum-phase filters give the phase away, whatever the network does.
+    """
+
+    def __init__(self, fft: int, hop: int, speakers: int) -> None:
+        super().__init__()
+        self.fft, self.hop = fft, hop
+        bins = fft // 2 + 1
+        edges = mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), BANDS + 2)) / SAMPLE_RATE * fft
+        # Bands narrower than a bin take the bin's own width, or they would be empty.
+        low, high = np.minimum(edges[:-2], edges[1:-1] - 1), np.maximum(edges[2:], edges[1:-1] + 1)
+        at = np.arange(bins)[:, None]
+        weights = np.maximum(0.0, np.minimum((at - low) / (edges[1:-1] - low), (high - at) / (high - edges[1:-1])))
+        self.bands: Tensor
+        self.register_buffer("bands", torch.tensor(weights / weights.sum(0), dtype=torch.float32), persistent=False)
+        rows = [(1, 16, 5, (2, 1)), (16, 32, 5, (2, 2)), (32, 64, 3, (2, 2)), (64, 64, 3, (2, 1))]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(before, after, kernel, stride, kernel // 2)) for before, after, kernel, stride in rows
+        )
+        self.last = weight_norm(nn.Conv2d(64, 1, 3, padding=1))
+        self.speaker = nn.Embedding(speakers, 64)
+        nn.init.normal_(self.speaker.weight, std=0.1)
+
+    def forward(self, audio: Tensor, speaker: Tensor) -> Verdict:
+        spectrum = torch.stft(
+            audio, self.fft, self.hop, window=torch.hann_window(self.fft), center=False, return_complex=True
+        ).abs()
+        amplitude = spectrum.transpose(1, 2) @ self.bands / self.fft**0.5
+        # To about zero mean and unit variance.
+        x = (0.4 * torch.log(amplitude + LEAST_AMPLITUDE) + 2.2).transpose(1, 2)[:, None]
+        features = []
+        for layer in self.layers:
+            x = leaky_relu(layer(x), SLOPE)
+            features.append(x)
+        scores = self.last(x) + (x * self.speaker(speaker)[:, :, None, None]).mean(1, keepdim=True)
+        return Verdict(scores.flatten(1), features)
+
+
+class Judges(Discriminators):
+    """All resolutions. (Audio [batch, samples], speaker int64 [batch]) -> one `Verdict` each."""
+
+    def __init__(self, speakers: int) -> None:
+        super().__init__([Spectrogram(fft, hop, speakers) for fft, hop in RESOLUTIONS])
+
+    def forward(self, audio: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
+        return [member(audio, speaker) for member in self.members]
+
+
+class Game(nn.Module):
+    """Both sides: the converter, of which only the decoder and the voices learn, and its judges."""
+
+    def __init__(self, network: Network, prior: Tensor, voices: int, training: TrainingConfig, config: AdversarialConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trainer = Trainer(network, training)
+        self.trainer.mean.prior.copy_(prior)
+        network.encoder.requires_grad_(False)
+        self.judges = Judges(voices)
+
+    def convert(self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool) -> Tensor:
+        """A crop in the voices `speaker` [batch], which may be its own -> audio [batch, samples], as `Trainer.synthesise`."""
+        trainer, first = self.trainer, self.trainer.config.context_chunks
+        with torch.no_grad():
+            energy = trainer.energy(frame(torch.from_numpy(crop.audio)))
+            spectra, loudness, relative = trainer.normalised(energy)
+            if disturbed:
+                spectra, _, _ = trainer.normalised(disturb(energy, generator))
+            content = trainer.network.disturb(trainer.network.encoder(spectra[:, first:]))
+        hops = slice(2 * first, None)
+        f0, voicing = torch.from_numpy(crop.f0)[:, hops], torch.from_numpy(crop.voicing)[:, hops]
+        return trainer.synthesise(content, f0, voicing, loudness[:, first:], relative[:, first:], speaker, generator)
+
+    def heard(self, audio: Tensor) -> Tensor:
+        """What the encoder hears in a short piece [batch, samples]: content, from spectra against the piece's own mean."""
+        shape, loudness = split_loudness(self.trainer.energy(frame(audio)))
+        weight = torch.exp(2 * loudness)
+        mean = (shape * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        content: Tensor = self.trainer.network.encoder((shape - mean).unflatten(1, (-1, 2)).flatten(2))
+        return content
+
+    def kept(self, source: Tensor, made: Tensor) -> Tensor:
+        """Distance of what the encoder hears in a conversion from what it hears in its source; silence does not count."""
+        with torch.no_grad():
+            wanted = self.heard(source)
+            _, loudness = split_loudness(self.trainer.energy(frame(source)))
+            loud = loudness.unflatten(1, (-1, 2)).mean(2)
+            weight = (loud > loud.amax(1, keepdim=True) - 4.6).float()
+        distance: Tensor = (self.heard(made) - wanted).square().mean(2, keepdim=True) * weight
+        total: Tensor = distance.sum() / weight.sum()
+        return total
+
+
+def transposed(
+    crop: Crop, ranges: list[tuple[float, float]], speaker: NDArray[np.int64], rng: np.random.Generator
+) -> Crop:
+    """The crop with each pitch moved into the range of the voice that is to speak, to anywhere in it.
+
+    Out of the range no recording of the voice exists, and every pitch would be given away by itself.
+    """
+    f0 = crop.f0.copy()
+    for row, number in enumerate(speaker):
+        low, high = ranges[number]
+        voiced = crop.voicing[row] > 0.5
+        middle = float(np.median(f0[row, voiced])) if voiced.any() else 150.0
+        wanted = np.exp(rng.uniform(np.log(low) * 0.75 + np.log(high) * 0.25, np.log(low) * 0.25 + np.log(high) * 0.75))
+        f0[row] = np.clip(f0[row] * wanted / middle, 50.0, 1_200.0)
+    return replace(crop, f0=f0)
+
+
+def play(
+    recordings: Recordings,
+    game: Game,
+    work: Path,
+    steps: int,
+    report: Callable[[int, Losses], None],
+    *,
+    report_every: int = 50,
+    save_seconds: float = 120.0,
+) -> None:
+    """Train until `steps`, resuming from `work`/adversarial.pt; what `bank` reads is the averaged network in there."""
+    config, training = game.config, game.trainer.config
+    network, judges = game.trainer.network, game.judges
+    average = copy.deepcopy(network)
+    learning = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    opponent = torch.optim.AdamW(judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
+    step, path = 0, work / "adversarial.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        judges.load_state_dict(state["judges"])
+        optimiser.load_state_dict(state["optimiser"])
+        opponent.load_state_dict(state["opponent"])
+        step = state["step"]
+
+    def write() -> None:
+        state = {"network": network.state_dict(), "average": average.state_dict(), "judges": judges.state_dict(), "step": step}
+        state |= {"optimiser": optimiser.state_dict(), "opponent": opponent.state_dict(), "prior": game.trainer.mean.prior}
+        save(path, state | {"voices": recordings.voices, "speakers": len(recordings.speakers)})
+
+    chunks = training.context_chunks + training.warm_chunks + config.chunks
+    start = 2 * (training.context_chunks + training.warm_chunks) + SETTLING
+    saved, losses = time.monotonic(), []
+    while step < steps:
+        rng = np.random.default_rng([config.seed, step])
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        for group in (*optimiser.param_groups, *opponent.param_groups):
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+        own = recordings.crop(rng, config.batch, chunks, 0.0)
+        others = recordings.crop(rng, config.batch, chunks, 0.8)
+        target = rng.integers(len(recordings.voices), size=config.batch)
+        moved = transposed(others, ranges, target, rng)
+        rebuilt = game.convert(own, own.speaker, generator, disturbed=True)
+        converted = game.convert(moved, target, generator, disturbed=False)
+        piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
+        recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
+        speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
+        made = torch.cat([rebuilt, converted])
+
+        # Recordings count as often as what is made, though there are half as many.
+        lost = discriminator_loss(recorded=judges(recorded, speaker), made=judges(made.detach(), both))
+        opponent.zero_grad(set_to_none=True)
+        lost.backward()
+        opponent.step()
+
+        judges.requires_grad_(False)
+        verdicts = judges(made, both)
+        with torch.no_grad():
+            real = judges(recorded, speaker)
+        same = [Verdict(v.scores[: config.batch], [f[: config.batch] for f in v.features]) for v in verdicts]
+        won = generator_loss(made=verdicts) / len(verdicts)
+        alike = feature_loss(recorded=real, made=same) / len(verdicts)
+        near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
+        kept = game.kept(source, converted)
+        judges.requires_grad_(True)
+        optimiser.zero_grad(set_to_none=True)
+        (near + config.adversarial * won + config.features * alike + config.content * kept).backward()
+        nn.utils.clip_grad_norm_(learning, 1.0)
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - config.average)
+        losses.append([near.item(), won.item(), alike.item(), kept.item(), lost.item() / len(verdicts)])
+        if step % report_every == 0 or step == steps:
+            report(step, Losses(*np.mean(losses, 0).tolist()))
+            losses = []
+        if time.monotonic() - saved > save_seconds:
+            write()
+            saved = time.monotonic()
+    write()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sharpen a trained bank against discriminators.")
+    parser.add_argument("--work", type=Path, required=True, help="the training's folder: packed data and checkpoint.pt")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
+    recordings = Recordings(arguments.work / "packed")
+    state = torch.load(arguments.work / "checkpoint.pt", weights_only=True)
+    torch.manual_seed(config.seed)
+    network = Network(NetworkConfig(voices=state["speakers"]))
+    network.load_state_dict(state["average"])
+    training = TrainingConfig(**read_table(arguments.recipe, "training"))
+    game = Game(network, state["prior"], len(recordings.voices), training, config)
+    began = time.monotonic()
+
+    def report(step: int, losses: Losses) -> None:
+        figures = " ".join(f"{name} {value:.4f}" for name, value in vars(losses).items())
+        print(f"step {step} {figures} {time.monotonic() - began:.0f} s", flush=True)
+
+    play(recordings, game, arguments.work, arguments.steps, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The adversarial stage: what it may change, what it compares, and its training against a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("swift_f0")
+
+from pathlib import Path  # noqa: E402
+
+from pedalboard.io import AudioFile  # noqa: E402
+
+from dsp.singer import Note, sing  # noqa: E402
+from models.source_filter.adversarial import AdversarialConfig, Game, Judges, Losses, play, transposed  # noqa: E402
+from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
+from models.source_filter.features import BANDS  # noqa: E402
+from models.source_filter.network import Network, NetworkConfig  # noqa: E402
+from models.source_filter.train import TrainingConfig  # noqa: E402
+
+torch.set_num_threads(1)
+TINY = TrainingConfig(
+    seed=3, batch=2, context_chunks=8, warm_chunks=2, chunks=16, helpers=0.0, learning_rate=1e-3, average=0.99, consistency=0.3
+)
+GAME = AdversarialConfig(
+    seed=5, batch=2, chunks=16, learning_rate=1e-3, average=0.9, adversarial=0.1, features=0.2, content=0.2
+)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    folder = tmp_path_factory.mktemp("recordings")
+    for voice, midi in (("low", 45), ("high", 69)):
+        (folder / voice).mkdir()
+        for seed in range(4):
+            song = sing([Note(midi + seed, 2.0, "a", "s"), Note(midi, 2.0, "i", "m")], 48_000, seed=seed)
+            with AudioFile(str(folder / voice / f"take {seed}.wav"), "w", 48_000, 1) as file:
+                file.write(song.audio)
+    pack(folder, [Corpus(folder=name, voice=name, hold_out=3) for name in ("low", "high")], folder / "packed")
+    return Recordings(folder / "packed")
+
+
+def game() -> Game:
+    torch.manual_seed(0)
+    return Game(Network(NetworkConfig(voices=2)), torch.zeros(BANDS + 1), 2, TINY, GAME)
+
+
+def test_a_conversion_lies_in_the_range_of_the_voice_that_speaks_it(recordings: Recordings) -> None:
+    ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
+    crop = recordings.crop(np.random.default_rng(1), 6, 64, 0.0)
+    target = np.array([0, 1, 0, 1, 0, 1])
+    moved = transposed(crop, ranges, target, np.random.default_rng(2))
+    for row, number in enumerate(target):
+        voiced = crop.voicing[row] > 0.5
+        low, high = ranges[number]
+        assert low * 0.99 <= np.median(moved.f0[row, voiced]) <= high * 1.01
+        # A transposition: the melody stays.
+        ratio = moved.f0[row, voiced] / crop.f0[row, voiced]
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+
+
+def test_a_source_keeps_its_own_content_and_another_sentence_does_not(recordings: Recordings) -> None:
+    both = game()
+    audio = torch.from_numpy(recordings.crop(np.random.default_rng(1), 4, 64, 0.0).audio)
+    assert both.kept(audio, audio).item() == 0
+    # Level is not content.
+    assert both.kept(audio, 0.5 * audio).item() < 1e-3
+    assert both.kept(audio, audio.flip(1)).item() > 0.05
+
+
+def test_judges_know_whose_voice_it_is() -> None:
+    torch.manual_seed(1)
+    judges, audio = Judges(2), torch.randn(1, 24_000)
+    first, second = (judges(audio, torch.tensor([number])) for number in (0, 1))
+    for one, other in zip(first, second, strict=True):
+        assert not torch.allclose(one.scores, other.scores)
+        assert all(torch.equal(a, b) for a, b in zip(one.features, other.features, strict=True))
+
+
+def test_only_decoder_and_voices_learn_and_a_killed_run_goes_on_exactly(recordings: Recordings, tmp_path: Path) -> None:
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    whole = game()
+    before = {name: value.clone() for name, value in whole.trainer.network.state_dict().items()}
+    play(recordings, whole, tmp_path / "whole", 4, lambda step, losses: None)
+
+    def kill(step: int, losses: Losses) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(recordings, game(), tmp_path / "halves", 4, kill, report_every=3, save_seconds=0)
+    play(recordings, game(), tmp_path / "halves", 4, lambda step, losses: None)
+    states = [torch.load(tmp_path / name / "adversarial.pt", weights_only=True) for name in ("whole", "halves")]
+    for name, value in states[0]["network"].items():
+        assert torch.equal(value, states[1]["network"][name]), name
+        assert torch.equal(value, before[name]) == name.startswith("encoder"), name
+    for name, value in states[0]["judges"].items():
+        assert torch.equal(value, states[1]["judges"][name]), name
