@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from models.onnx_file import OnnxFileError, check_references
+from models.graph import METADATA_KEY, ModelError, Tensor, first_line, load_graph
 from models.schema import SampleRate, Schema, VoiceName, first_problem
-
-METADATA_KEY = "plugin_bridge"
 
 # 64 MiB of float32: far above any causal network, low enough that a hostile shape cannot exhaust the memory.
 MAX_STATE_VALUES = 1 << 24
 
 Control = Literal["voice", "pitch_ratio", "formant_ratio"]
-
-
-class ModelError(ValueError):
-    """A streaming graph is not what this program can run; the message is one sentence."""
 
 
 class StreamMetadata(Schema):
@@ -88,30 +82,19 @@ class StreamModel:
         ModelError
             Naming the first thing that was expected and what came instead.
         """
-        try:
-            check_references(data)
-        except OnnxFileError as error:
-            raise ModelError(f"{name} {error}") from None
-        try:
-            # Its fallback would try the same again, and print.
-            session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"], enable_fallback=0)
-            text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-            inputs = {value.name: _Tensor(value.type, value.shape) for value in session.get_inputs()}
-            outputs = {value.name: _Tensor(value.type, value.shape) for value in session.get_outputs()}
-        except Exception as error:  # the runtime's exceptions share no narrower base class
-            raise ModelError(f"{name} is not an ONNX graph that can be run: {_first_line(error)}") from error
-        if text is None:
+        graph = load_graph(data, name)
+        if graph.metadata is None:
             raise ModelError(f"{name} has no metadata under the key {METADATA_KEY!r}, so it is no streaming model")
         try:
-            metadata = StreamMetadata.model_validate_json(text)
+            metadata = StreamMetadata.model_validate_json(graph.metadata)
         except ValidationError as error:
             raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
-        problem = _metadata_problem(metadata) or _signature_problem(inputs, outputs, metadata)
+        problem = _metadata_problem(metadata) or _signature_problem(graph.inputs, graph.outputs, metadata)
         if problem:
             # Cut, because a hostile graph may give its inputs any names.
             raise ModelError(f"{name}: {problem[:400]}")
-        states = {name: tuple(tensor.shape) for name, tensor in inputs.items() if name.startswith("state_")}
-        model = cls(session, metadata, states)
+        states = {name: tuple(tensor.shape) for name, tensor in graph.inputs.items() if name.startswith("state_")}
+        model = cls(graph.session, metadata, states)
         model._try(name)
         return model
 
@@ -121,7 +104,7 @@ class StreamModel:
         try:
             stream.step()
         except Exception as error:
-            raise ModelError(f"{name} fails when it runs: {_first_line(error)}") from error
+            raise ModelError(f"{name} fails when it runs: {first_line(error)}") from error
         if not np.isfinite(stream.audio_out).all():
             raise ModelError(f"{name} must turn silence into finite numbers, got NaN or infinity")
 
@@ -194,28 +177,6 @@ class ModelStream:
         self._now = 0
 
 
-def _session_options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    # One thread and no spinning: a step is shorter than a hand-over to a pool, and the host owns the other cores.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # "session.set_denormal_as_zero" stays off: it would change the arithmetic of the thread that loads the first model,
-    # and of all that it starts, for good. A graph keeps its decaying states above the denormals itself.
-    # The runtime's own flatbuffer format is checked less than protobuf, and a pack never needs it.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    # What matters arrives as an exception; nothing is printed besides.
-    options.log_severity_level = 4
-    return options
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])[:300] if lines else type(error).__name__
-
-
 def _metadata_problem(metadata: StreamMetadata) -> str | None:
     if "voice" not in metadata.controls:
         return "its controls must contain 'voice'"
@@ -226,14 +187,7 @@ def _metadata_problem(metadata: StreamMetadata) -> str | None:
     return None
 
 
-class _Tensor(NamedTuple):
-    """What the runtime tells of a graph's input or output."""
-
-    type: str
-    shape: list[int]
-
-
-def _signature_problem(inputs: dict[str, _Tensor], outputs: dict[str, _Tensor], metadata: StreamMetadata) -> str | None:
+def _signature_problem(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], metadata: StreamMetadata) -> str | None:
     for name, tensor in [*inputs.items(), *outputs.items()]:
         if tensor.type != "tensor(float)":
             return f"{name!r} must be a float32 tensor, got {tensor.type}"

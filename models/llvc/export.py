@@ -29,8 +29,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from models.graph import METADATA_KEY
 from models.llvc.network import HEADS, DecoderLayer, EncoderLayer, Generator
-from models.stream import METADATA_KEY
 
 OPSET = 17
 # Matrices from this size on become integers: those of the encoder and the decoder. The waveform's own two, smaller, are where

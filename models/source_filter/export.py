@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from models.graph import METADATA_KEY
 from models.source_filter.features import (
     ANALYSIS_BINS,
     BANDS,
@@ -50,7 +51,6 @@ from models.source_filter.synthesis import (
     warp_gains,
 )
 from models.source_filter.tracker import PitchTracker
-from models.stream import METADATA_KEY
 
 OPSET = 17
 START_PITCH_HZ = 150.0

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from packs import delay_model, voice_card, write_test_pack
 from pydantic import ValidationError
 
+from models.graph import ModelError
 from models.pack import PackError, PackManifest, VoiceCard, VoicePack, write_pack
-from models.stream import ModelError
 
 MEMBERS = {"stream.onnx": delay_model({"a": 1.0, "b": 0.5}).SerializeToString(), "LICENCE.txt": b"free"}
 

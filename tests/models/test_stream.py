@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from packs import accumulator_model, constant, delay_model, model_proto, stream_metadata, value
 
-from models.stream import ModelError, ModelStream, StreamModel
+from models.graph import ModelError
+from models.stream import ModelStream, StreamModel
 
 
 def load(model: onnx.ModelProto) -> StreamModel:
