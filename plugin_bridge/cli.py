@@ -240,6 +240,8 @@ def live(
     try:
         performance.run()
     except KeyboardInterrupt:
+        # From here to the end of the process: another Ctrl-C would disturb the closing of the recording and of the device.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _say("stopped")
     except ServerLostError:
         performance.restart_process()

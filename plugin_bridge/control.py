@@ -28,7 +28,7 @@ class Status:
         Samples; 0 where the device varies it.
     latency_samples, latency_ms
         Of the converter and its effects.
-    round_trip_ms : float
+    round_trip_samples, round_trip_ms : float
         With the device's own latency, as the device states it; NaN if it does not.
     load_median, load_p99 : float
         Share of a block's time that processing took lately.
@@ -46,6 +46,7 @@ class Status:
     block_size: int
     latency_samples: int
     latency_ms: float
+    round_trip_samples: float
     round_trip_ms: float
     load_median: float
     load_p99: float

@@ -389,8 +389,10 @@ class LiveHost:
             sample_rate=rate,
             block_size=self._device.block_size,
             latency_samples=late,
+        round_trip = self.device_latency_seconds * rate + late
             latency_ms=1000 * late / rate,
-            round_trip_ms=1000 * (self.device_latency_seconds + late / rate),
+            round_trip_samples=round_trip,
+            round_trip_ms=1000 * round_trip / rate,
             load_median=float(median),
             load_p99=float(high),
             xruns=self.clock.xruns,

@@ -143,7 +143,8 @@ class Performance:
     def _end(self) -> None:
         status = self.host.status()
         self.host.close()
-        self._tell(_line(status))
+        if status.load_median == status.load_median:  # not before the first block
+            self._tell(_line(status))
         if self.host.last_error:
             self._tell(f"blocks became silence, the last because of {self.host.last_error}")
         recorder = self._recorder
@@ -204,5 +205,5 @@ def _latency(status: Status) -> str:
 
 
 def _line(status: Status) -> str:
-    load = f"load {100 * status.load_median:.0f} %, {100 * status.load_p99:.0f} % at worst"
+    load = f"load {100 * status.load_median:.0f} % (one block in a hundred {100 * status.load_p99:.0f} %)"
     return f"{status.voice}: {load}, {status.xruns} blocks lost, {status.skipped} samples skipped, {status.errors} errors"

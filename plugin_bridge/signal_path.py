@@ -91,6 +91,7 @@ class _Section:
         self._waiting: _Chain | None = None
         self._share = Ramp(round(RAMP_SECONDS * sample_rate), 1.0)
         self._gain = np.empty(capacity, np.float32)
+        self._other = np.empty((channels, capacity), np.float32)
         self._count = np.arange(capacity, dtype=np.float32)
 
     def load(self, effects: Sequence[Effect]) -> _Chain:
@@ -126,8 +127,8 @@ class _Section:
             _process(self._chain, x)
             return
         n = x.shape[1]
-        gain = self._gain[:n]
-        other = x.copy()
+        gain, other = self._gain[:n], self._other[:, :n]
+        other[:] = x
         _process(self._chain, x)
         _process(self._next, other)
         # The two differ by effects alone, so that they add up in amplitude.

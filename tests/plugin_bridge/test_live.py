@@ -195,8 +195,8 @@ def test_the_reported_round_trip_is_what_jack_measures(jack_here: None, tmp_path
         while len(measured) < 3 or len(set(measured[-3:])) > 1:
             if found := re.match(r"\s*([\d.]+) frames .* total roundtrip latency", meter.stdout.readline()):
                 measured.append(float(found[1]))
-    assert measured[-1] == status.round_trip_ms * RATE / 1000
-    assert status.round_trip_ms * RATE / 1000 - 512 == 2 * BLOCK  # the device's own part
+    assert measured[-1] == status.round_trip_samples == status.round_trip_ms * RATE / 1000
+    assert status.round_trip_samples - 512 == 2 * BLOCK  # the device's own part
 
 
 @needs_jack
@@ -291,10 +291,13 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
             with jack_server():
                 wait_for(running, "live conversion again")
                 wait_for(lambda: ask("/vc/pitch") == (5.0,), "the pitch as it was")
-                live.send_signal(signal.SIGINT)
+                while live.poll() is None:  # impatiently
+                    live.send_signal(signal.SIGINT)
+                    time.sleep(0.02)
                 told = live.communicate(timeout=60)[1]
     assert "OSC on 127.0.0.1" in told
     assert "system went away; trying to get it back" in told
+    assert told.splitlines()[-1].startswith("plugin-bridge: recorded ")
     assert "Traceback" not in told
     assert live.returncode == 0
     assert read_timeline(tmp_path / "take.json").events
