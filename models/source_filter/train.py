@@ -59,7 +59,7 @@ class TrainingProgress:
     seconds_left: float
 
 
-def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor) -> Tensor:
+def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """Multi-resolution STFT loss (Yamamoto et al. 2020): log-magnitude L1 and spectral convergence, below each bandwidth."""
     total = torch.zeros(())
     for size in LOSS_FFTS:
@@ -67,7 +67,7 @@ def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor) -> Tensor:
         spectra = [
             torch.stft(x, size, size // 4, window=window, center=False, return_complex=True).abs() for x in (made, wanted)
         ]
-        hz = torch.arange(size // 2 + 1) * SAMPLE_RATE / size
+        hz = torch.arange(size // 2 + 1) * sample_rate / size
         # Every mel counts alike, or the loss would look mostly at what lies above 8 kHz.
         weight = torch.where(hz <= bandwidth_hz[:, None], 1 / (700.0 + hz), torch.zeros(()))
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
