@@ -27,5 +27,5 @@ def first_problem(error: ValidationError) -> str:
     """The first finding of a failed validation as `where: what`, on one line."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])[:100]
-    what = " ".join(problem["msg"].split())[:300]
+    what = " ".join(problem["msg"].split()).removeprefix("Value error, ")[:300]
     return f"{where}: {what}" if where else what

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from models.schema import NAME_PATTERN, Line, Schema, VoiceName, first_problem
 from plugin_bridge.files import replacing
 from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.user_file import read_json
 
 if TYPE_CHECKING:
     import pedalboard
@@ -191,17 +192,7 @@ def read_preset(path: Path) -> Preset:
     PresetError
         If it cannot be read, or something in it is not as it must be.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise PresetError(f"the preset {path} cannot be read: {error.strerror or error}") from None
-    if len(text) > MOST_BYTES:
-        raise PresetError(f"the preset {path} must have at most {MOST_BYTES} bytes")
-    try:
-        return Preset.model_validate_json(text)
-    except ValidationError as error:
-        raise PresetError(f"the preset {path} is not valid: {_told(error)}") from None
+    return read_json(path, Preset, "preset", MOST_BYTES, PresetError)
 
 
 def make_preset(
@@ -215,7 +206,7 @@ def make_preset(
         shares = dict(voice) if isinstance(voice, Mapping) else voice
         return Preset(title=title, voice=shares, parameters=dict(parameters), chain=chain)
     except ValidationError as error:
-        raise PresetError(f"this cannot be kept as a preset: {_told(error)}") from None
+        raise PresetError(f"this cannot be kept as a preset: {first_problem(error)}") from None
 
 
 def presets() -> list[str]:
@@ -293,7 +284,3 @@ def _folders() -> Iterator[Path]:
     bundled = importlib.resources.files("presets")
     if isinstance(bundled, Path):
         yield bundled
-
-
-def _told(error: ValidationError) -> str:
-    return first_problem(error).replace("Value error, ", "")

@@ -17,6 +17,7 @@ from plugin_bridge.converter import LARGEST_BLOCK, VoiceConverter
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, Effect, find_preset
 from plugin_bridge.signal_path import Change, Changes, SignalPath
+from plugin_bridge.user_file import read_bounded, read_json
 from plugin_bridge.voices import parse_voice
 
 MOST_BYTES = 1 << 26
@@ -131,27 +132,28 @@ def read_timeline(path: Path) -> Timeline:
     TimelineError
         If it cannot be read, or something in it is not as it must be.
     """
+    if path.suffix.lower() == ".csv":
+        timeline = _read_csv(path)
+    else:
+        timeline = read_json(path, Timeline, "timeline", MOST_BYTES, TimelineError)
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise TimelineError(f"the timeline {path} cannot be read: {error.strerror or error}") from None
-    if len(data) > MOST_BYTES:
-        raise TimelineError(f"the timeline {path} must have at most {MOST_BYTES} bytes")
-    try:
-        if path.suffix.lower() == ".csv":
-            timeline = Timeline(events=tuple(_csv_events(data.decode("utf-8-sig"))))
-        else:
-            timeline = Timeline.model_validate_json(data)
         # Told now, rather than in the middle of a rendering.
         timeline.schedule(timeline.sample_rate or 48_000, 0)
-    except ValidationError as error:
-        raise TimelineError(f"the timeline {path} is not valid: {first_problem(error)}") from None
-    except UnicodeDecodeError:
-        raise TimelineError(f"the timeline {path} is not text in UTF-8") from None
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise TimelineError(f"the timeline {path} is not valid: {error}") from None
     return timeline
+
+
+def _read_csv(path: Path) -> Timeline:
+    data = read_bounded(path, "timeline", MOST_BYTES, TimelineError)
+    try:
+        return Timeline(events=tuple(_csv_events(data.decode("utf-8-sig"))))
+    except UnicodeDecodeError:
+        raise TimelineError(f"the timeline {path} is not text in UTF-8") from None
+    except ValidationError as error:
+        raise TimelineError(f"the timeline {path} is not valid: {first_problem(error)}") from None
+    except (TimelineError, csv.Error) as error:
+        raise TimelineError(f"the timeline {path} is not valid: {error}") from None
 
 
 def _csv_events(text: str) -> Iterator[Event]:
