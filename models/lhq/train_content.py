@@ -1,0 +1,268 @@
+"""Stage 1: content encoder and condition network, by a coarse mel spectrogram of the recording itself.
+
+The encoder hears disturbed features of a take, half the time in another voice; the condition network, told pitch, loudness and
+whose voice it is, gives the take's own mel. Step n draws all its randomness from (seed, n), so a run resumed from a checkpoint
+continues exactly.
+
+    python -m models.lhq.train_content --data FOLDER --work FOLDER [--steps N | --minutes M]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsp.mel import mel_centres
+from models.lhq.content import MEAN_FRAMES, Conditioner, ContentConfig
+from models.lhq.data import Batch, Takes, pack_features
+from models.lhq.features import FLOOR
+from models.lhq.mel import DEFAULT
+from models.lhq.mel import FLOOR as MEL_FLOOR
+from models.lhq.others import OtherVoices
+from models.source_filter.bank import load_checkpoint
+from models.source_filter.data import Recordings, pack, read_corpora, read_table
+from models.source_filter.disturb import disturb
+from models.source_filter.train import save, schedule
+from models.source_filter.weights import load_trained
+
+CHECKPOINT = "content.pt"
+CORPORA = Path(__file__).parents[1] / "source_filter" / "bank.toml"
+# Frames 69 dB and more below the loudest of a crop count least, from 35 dB on fully: silence is easy, and there is much of it.
+QUIET, FULL = 8.0, 4.0
+LEAST_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class ContentTraining:
+    """The `[training]` table of the recipe; the comments are there."""
+
+    seed: int
+    batch: int
+    frames: int
+    helpers: float
+    shifted: float
+    paired: int
+    learning_rate: float
+    average: float
+    consistency: float
+    gain: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Losses since the last report (means, in nepers of mel), of the held-out takes, and time."""
+
+    step: int
+    loss: float
+    agreement: float
+    held_out_loss: float
+    seconds: float
+
+
+def half_precision() -> torch.autocast:
+    """Matrix products in bfloat16 where the processor has them (twice as fast), else in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def frame_weight(loudness: Tensor) -> Tensor:
+    """Loudness [batch, T] -> weight of each frame in the loss."""
+    below = loudness.amax(1, keepdim=True) - loudness
+    return torch.clamp((QUIET - below) / (QUIET - FULL), LEAST_WEIGHT, 1.0)
+
+
+def mel_loss(made: Tensor, wanted: Tensor, loudness: Tensor, bandwidth_hz: Tensor) -> Tensor:
+    """Mean absolute error in nepers of normalised mels [batch, T, bins], below each recording's bandwidth."""
+    centres = torch.tensor(mel_centres(DEFAULT.bins, DEFAULT.low_hz, DEFAULT.high_hz), dtype=torch.float32)
+    weight = frame_weight(loudness)[..., None] * (centres <= bandwidth_hz[:, None, None])
+    return (torch.abs(made - wanted) * weight).sum() / weight.sum() * (-math.log(MEL_FLOOR) / 2)
+
+
+def disturbed(features: Tensor, generator: torch.Generator) -> Tensor:
+    """Content features [batch, T, BANDS], each clip warped, equalised and made noisy in its own way."""
+    return 0.5 * torch.log(disturb(torch.exp(2 * features), generator) + FLOOR)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A batch after the networks: condition [batch, T, 256], coarse mel and the wanted one [batch, T, bins], loudness
+    [batch, T], and the disagreement of the contents of two views."""
+
+    condition: Tensor
+    coarse: Tensor
+    mel: Tensor
+    loudness: Tensor
+    agreement: Tensor
+
+
+def hear(
+    model: Conditioner, batch: Batch, config: ContentTraining, generator: torch.Generator, *, plain: bool = False
+) -> Heard:
+    """Pass a batch through encoder and condition network. `plain` leaves features, level and bottleneck undisturbed."""
+    features, mel = torch.from_numpy(batch.features), torch.from_numpy(batch.mel)
+    loudness, agreement = torch.from_numpy(batch.loudness), torch.zeros(())
+    count = len(features)
+    with torch.no_grad():
+        if not plain:
+            other = torch.from_numpy(batch.other)
+            swap = torch.rand(count, 1, 1, generator=generator) < 0.5
+            first, second = torch.where(swap, other, features), torch.where(swap, features, other)
+            features = disturbed(torch.cat([first, second[count - config.paired :]]), generator)
+            gain = config.gain[0] + (config.gain[1] - config.gain[0]) * torch.rand(count, 1, generator=generator)
+            loudness = loudness + gain
+            mel = torch.clamp(mel + gain[..., None] * (-2 / math.log(MEL_FLOOR)), min=-1.0)
+        heard = model.encoder.normalise(features)[:, MEAN_FRAMES:-MEAN_FRAMES]
+    with half_precision():
+        content = model.encoder.encode(heard).float()
+        if not plain:
+            content, pair = content[:count], content[count:]
+            agreement = (content[count - config.paired :] - pair).square().mean()
+            content = model.disturb(content)
+        condition = model.condition(
+            content,
+            torch.from_numpy(batch.f0),
+            torch.from_numpy(batch.voiced),
+            loudness,
+            torch.from_numpy(batch.shift),
+            model.voices(torch.from_numpy(batch.speaker)),
+        )
+        made = model.condition.mel(condition, loudness)
+    return Heard(condition.float(), made.float(), mel, loudness, agreement)
+
+
+def losses(
+    model: Conditioner, batch: Batch, config: ContentTraining, generator: torch.Generator, *, plain: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(mel loss, disagreement of the contents of two views); `plain` as for `hear`."""
+    heard = hear(model, batch, config, generator, plain=plain)
+    loss = mel_loss(heard.coarse, heard.mel, heard.loudness, torch.from_numpy(batch.bandwidth_hz))
+    return loss, heard.agreement
+
+
+def long_term_mean(takes: Takes, config: ContentTraining) -> Tensor:
+    """[BANDS + 1]: the takes' mean spectrum and level, energy-weighted: what the encoder's mean starts from."""
+    batch = takes.batch(np.random.default_rng(config.seed), 64, config.frames, 0, helpers=0.5, shifted=0.0)
+    features = torch.from_numpy(batch.features).flatten(0, 1)
+    energy = torch.exp(2 * features).mean(1, keepdim=True)
+    level = 0.5 * torch.log(energy)
+    return (torch.cat([features - level, level], 1) * energy).sum(0) / energy.sum()
+
+
+def fit(
+    takes: Takes,
+    sizes: ContentConfig,
+    config: ContentTraining,
+    work: Path,
+    steps: int,
+    report: Callable[[Progress], None],
+    *,
+    seconds: float = float("inf"),
+    report_every: int = 100,
+    save_seconds: float = 120.0,
+) -> Conditioner:
+    """Train until `steps`, or for `seconds` in all, resuming from `work`/content.pt; returns the averaged networks."""
+    torch.manual_seed(config.seed)
+    model = Conditioner(sizes)
+    model.encoder.normalise.prior.copy_(long_term_mean(takes, config))
+    average = copy.deepcopy(model).eval()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step, spent = 0, 0.0
+    checkpoint = work / CHECKPOINT
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent = state["step"], state["seconds"]
+    held_out = takes.batch(
+        np.random.default_rng(config.seed), 24, config.frames, MEAN_FRAMES, helpers=0.0, shifted=0.0, held_out=True
+    )
+    began = time.monotonic() - spent
+
+    def write() -> None:
+        state: dict[str, Any] = {"network": model.state_dict(), "average": average.state_dict()}
+        state |= {"optimiser": optimiser.state_dict(), "step": step, "seconds": time.monotonic() - began, "config": asdict(sizes), "voices": takes.voices}
+        save(checkpoint, state)
+
+    recent: list[tuple[float, float]] = []
+    saved = time.monotonic()
+    while step < steps and time.monotonic() - began < seconds:
+        done = max(step / steps, (time.monotonic() - began) / seconds)
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * schedule(done, step)
+        rng = np.random.default_rng([config.seed, step])
+        batch = takes.batch(
+            rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.helpers, shifted=config.shifted
+        )
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        loss, agreement = losses(model, batch, config, generator)
+        optimiser.zero_grad(set_to_none=True)
+        (loss + config.consistency * agreement).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        # The average follows fast at first, or it would be the random start for a thousand steps.
+        keep = min(config.average, step / (step + 10))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        recent.append((loss.item(), agreement.item()))
+        if step % report_every == 0 or step == steps:
+            with torch.no_grad():
+                judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
+            loss_mean, agreement_mean = np.mean(recent, 0).tolist()
+            report(Progress(step, loss_mean, agreement_mean, judged, time.monotonic() - began))
+            recent = []
+        if time.monotonic() - saved > save_seconds:
+            write()
+            saved = time.monotonic()
+    write()
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the song engine's content encoder and condition network.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the corpora")
+    parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--others", type=Path, help="checkpoint of the stream engine with all its speakers (default: the base)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    began = time.monotonic()
+
+    def packed(done: int, clips: int) -> None:
+        if done % 100 == 0 or done == clips:
+            print(f"packed {done} of {clips} clips, {time.monotonic() - began:.0f} s", flush=True)
+
+    def trained(progress: Progress) -> None:
+        print(
+            f"step {progress.step} loss {progress.loss:.4f} agreement {progress.agreement:.3f} "
+            f"held out {progress.held_out_loss:.4f} {progress.seconds:.0f} s",
+            flush=True,
+        )
+
+    config = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
+    pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
+    stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
+    recordings = Recordings(arguments.work / "audio")
+    pack_features(recordings, OtherVoices(stream, config.seed), arguments.work / "packed", config.seed, packed)
+    takes = Takes(arguments.work / "packed")
+    if arguments.minutes > 0:
+        sizes = ContentConfig(voices=len(takes.speakers))
+        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=60 * arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
