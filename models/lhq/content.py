@@ -8,7 +8,9 @@ slice of a song with that much context is converted like the whole.
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -184,3 +186,18 @@ class Conditioner(nn.Module):
     def disturb(self, content: Tensor) -> Tensor:
         """Bottleneck noise: what the encoder wants to get through must be worth more than this."""
         return content + self.config.content_noise * torch.randn_like(content)
+
+
+def load_content(path: Path) -> tuple[Conditioner, list[str]]:
+    """The averaged networks of a stage-1 checkpoint, and the names of its voices, the first embeddings in order.
+
+    Raises ValueError, one sentence, if the file does not hold them.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+        model = Conditioner(ContentConfig(**state["config"]))
+        model.load_state_dict(state["average"])
+        return model.eval(), [str(voice) for voice in state["voices"]]
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"expected a stage-1 checkpoint in {path}, but it cannot be read ({problem})") from None

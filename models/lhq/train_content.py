@@ -190,7 +190,8 @@ def fit(
 
     def write() -> None:
         state: dict[str, Any] = {"network": model.state_dict(), "average": average.state_dict()}
-        state |= {"optimiser": optimiser.state_dict(), "step": step, "seconds": time.monotonic() - began, "config": asdict(sizes), "voices": takes.voices}
+        state |= {"optimiser": optimiser.state_dict(), "step": step, "seconds": time.monotonic() - began}
+        state |= {"config": asdict(sizes), "voices": takes.voices}
         save(checkpoint, state)
 
     recent: list[tuple[float, float]] = []
