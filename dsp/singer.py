@@ -124,7 +124,9 @@ def sing(
     vibrato_hz: float = 5.5,
     vibrato_cents: float = 50.0,
     vibrato_delay: float = 0.25,
+    portamento: float = 0.110,
     breathiness: float = 0.15,
+    creak: float = 0.0,
     tract: float = 1.0,
     seed: int = 0,
 ) -> Song:
@@ -138,8 +140,12 @@ def sing(
         8000 to 192000 Hz.
     vibrato_hz, vibrato_cents, vibrato_delay : float
         Rate, peak deviation (0: none), and seconds from a note's start until it sets in.
+    portamento : float
+        Seconds that the way from one note to the next takes, half of them before its vowel.
     breathiness : float
         0 (pressed) to 1 (whispery): noise in the voice, and a softer pulse.
+    creak : float
+        0 to 1: how much weaker every other cycle is, as in a creaking voice. `f0_hz` stays that of the cycles.
     tract : float
         0.7 to 1.6: formant frequencies relative to a man's; about 1.17 is a woman, 1.3 a child.
     seed : int
@@ -154,13 +160,13 @@ def sing(
     ValueError
         Naming the argument that is out of range.
     """
-    _check(notes, sample_rate, vibrato_hz, vibrato_cents, vibrato_delay, breathiness, tract)
+    _check(notes, sample_rate, vibrato_hz, vibrato_cents, vibrato_delay, portamento, breathiness, creak, tract)
     random = np.random.default_rng(seed)
     ends = np.cumsum([note.seconds for note in notes])
     length = round(float(ends[-1]) * sample_rate)
 
     score = _articulate(notes, ends, random)
-    f0_control = _f0_curve(notes, ends, score, vibrato_hz, vibrato_cents, vibrato_delay, random)
+    f0_control = _f0_curve(notes, ends, score, vibrato_hz, vibrato_cents, vibrato_delay, portamento, random)
     at = np.arange(length) * (CONTROL_RATE / sample_rate)
     f0 = _at(f0_control, at)
     # Below this the voice is inaudible beside any noise; the ramp is shifted so that it reaches zero there.
@@ -173,7 +179,8 @@ def sing(
     noise = random.standard_normal(length, dtype=np.float32)
     # Air streams through the open glottis: the breath pulses with the voice.
     breath = breathiness * 0.5 * voicing * opening + _at(score.aspiration, at)
-    excitation = (pulse * _shimmer(phase, random) * voicing + noise * breath).astype(np.float32)
+    cycles = _shimmer(phase, random) * (1.0 - creak * (np.floor(phase) % 2))
+    excitation = (pulse * cycles * voicing + noise * breath).astype(np.float32)
     friction = (noise * _at(score.frication, at)).astype(np.float32)
 
     audio = _vocal_tract(excitation, friction, score, f0_control, sample_rate, breathiness, tract)
@@ -283,6 +290,7 @@ def _f0_curve(
     vibrato_hz: float,
     vibrato_cents: float,
     vibrato_delay: float,
+    portamento: float,
     random: np.random.Generator,
 ) -> Array:
     """Hz at `CONTROL_RATE`: steps joined by portamento, scoops after silence, vibrato, drift and jitter."""
@@ -300,7 +308,7 @@ def _f0_curve(
                 pitch_of[index] = pitch_of[index + later[0]]
             elif len(earlier):
                 pitch_of[index] = pitch_of[earlier[-1]]
-    midi = _smooth(pitch_of[of_note], 0.110)
+    midi = _smooth(pitch_of[of_note], portamento)
 
     starts = np.concatenate([[0.0], ends[:-1]])
     since = time - starts[of_note]
@@ -478,7 +486,9 @@ def _check(
     vibrato_hz: float,
     vibrato_cents: float,
     vibrato_delay: float,
+    portamento: float,
     breathiness: float,
+    creak: float,
     tract: float,
 ) -> None:
     if not notes:
@@ -497,7 +507,9 @@ def _check(
         ("vibrato_hz", vibrato_hz, 0.1, 12.0),
         ("vibrato_cents", vibrato_cents, 0.0, 300.0),
         ("vibrato_delay", vibrato_delay, 0.0, 60.0),
+        ("portamento", portamento, 0.01, 10.0),
         ("breathiness", breathiness, 0.0, 1.0),
+        ("creak", creak, 0.0, 1.0),
         ("tract", tract, 0.7, 1.6),
     ]
     for name, value, low, high in bounds:

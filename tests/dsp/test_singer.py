@@ -157,3 +157,25 @@ def test_whatever_is_written_is_sung(phrase, sample_rate, vibrato_cents, breathi
 def test_what_cannot_be_sung_is_refused_in_one_sentence(phrase, options, message):
     with pytest.raises(ValueError, match=message):
         sing(phrase, **options)
+
+
+def test_portamento_lasts_as_long_as_it_is_told():
+    song = sing([Note(50, 2.0), Note(62, 2.0)], vibrato_cents=0.0, portamento=1.0)
+    octaves = np.log2(song.f0_hz / (440 * 2 ** ((50 - 69) / 12)))
+    inside = octaves[seconds(song, 1.3, 3.0)]
+    # A bell a second wide: a tenth of the way after a quarter of its time, half after half.
+    assert np.flatnonzero(inside > 0.5)[0] / 48_000 + 1.3 == pytest.approx(2.0, abs=0.02)
+    assert np.flatnonzero(inside > 0.0908)[0] / 48_000 + 1.3 == pytest.approx(1.75, abs=0.03)
+
+
+def test_a_creaking_voice_sounds_an_octave_lower_too_and_tells_the_pitch_of_its_cycles():
+    low_power = []
+    for creak in (0.0, 0.5):
+        song = sing([Note(50, 1.5, "a")], vibrato_cents=0.0, creak=creak)
+        held = seconds(song, 0.5, 1.3)
+        phase = np.cumsum(song.f0_hz)[held] / 48_000
+        window = np.hanning(len(phase))
+        low, fundamental = (abs(np.sum(song.audio[held] * window * np.exp(-2j * np.pi * k * phase))) for k in (2.5, 2.0))
+        low_power.append(20 * np.log10(low / fundamental))
+        assert np.median(song.f0_hz[held]) == pytest.approx(440 * 2 ** ((50 - 69) / 12), rel=0.01)
+    assert low_power[0] < -20 and low_power[1] > -14
