@@ -205,6 +205,17 @@ def live(
     block: Annotated[int, typer.Option(min=0, max=8192, help="Samples in a block; 0 leaves it to the device.")] = 256,
     monitor: Annotated[float, typer.Option(help="0 to 1: how much of the source is heard at once.")] = 0.0,
     record: Annotated[Path | None, typer.Option(metavar="TAKE.wav", help="Also writes TAKE.dry.wav and TAKE.json.")] = None,
+    midi: Annotated[
+        str | None, typer.Option(metavar="PORT", help="MIDI port: its number, part of its name, or virtual for one to connect to.")
+    ] = None,
+    midi_learn: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS[=VALUE|=LOW..HIGH]",
+            help="Bind what is touched next to an OSC address, such as /vc/pitch=-12..12 or /vc/voice=pjs. May be repeated.",
+        ),
+    ] = None,
+    midi_ports: Annotated[bool, typer.Option("--midi-list", help="List the MIDI ports and what is bound, and stop.")] = False,
     osc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for OSC; 0 for none.")] = 9000,
     osc_host: Annotated[
         str, typer.Option(help="Interface for OSC. 0.0.0.0 lets everybody in the network steer.")
@@ -225,6 +236,9 @@ def live(
             return
         given = {"pitch_shift": pitch, "formant_shift": formant, "mix": mix, "gain_db": gain, "gate_db": gate}
         performance = Performance(
+        if midi_ports:
+            _print_midi()
+            return
             Device(_device(input_device), _device(output_device), channel, rate, block),
             voice=None if voice is None else parse_voice(voice),
             preset=preset,
@@ -237,6 +251,8 @@ def live(
         )
     except (ValueError, TypeError, OSError) as error:
         _fail(str(error))
+            midi=midi,
+            lessons=midi_learn or (),
     try:
         performance.run()
     except KeyboardInterrupt:
@@ -258,6 +274,17 @@ def _device(text: str | None) -> int | str | None:
 @app.command()
 def demo(
     voices: Annotated[list[str] | None, typer.Argument(help="Voices to hear; all by default.")] = None,
+def _print_midi() -> None:
+    from plugin_bridge.midi import list_ports
+    from plugin_bridge.midi_map import read_map, user_file
+
+    for number, name in enumerate(list_ports()):
+        print(f"{number} {name}")
+    for binding in read_map(user_file()).bindings:
+        print(binding)
+    print(f"What is bound is kept in {user_file()}")
+
+
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo_out"),
 ) -> None:
     """Convert the bundled sung phrase to every voice, and make a page to look at and listen to."""

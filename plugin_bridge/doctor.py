@@ -17,7 +17,7 @@ State = Literal["ok", "optional", "missing"]
 
 NEEDED = ("numpy", "onnxruntime", "pedalboard", "pydantic", "platformdirs", "pyworld", "matplotlib", "pythonosc")
 # Distributions are not always called like what one imports.
-DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc"}
+DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc", "rtmidi": "python-rtmidi"}
 PORTAUDIO_REMEDY = {
     "linux": "install it with: sudo apt-get install libportaudio2 (or your system's package of PortAudio)",
     "darwin": "reinstall sounddevice, whose macOS package brings it: pip install --force-reinstall sounddevice",
@@ -44,6 +44,7 @@ def examine() -> Iterator[Finding]:
     yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr", "swift_f0"), train_remedy())
     yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "swift_f0", "soxr"), evaluate_remedy())
 
+    yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
 
 def _python() -> Finding:
     ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
@@ -102,7 +103,12 @@ def _extra(what: str, command: str, modules: tuple[str, ...], remedy: str) -> Fi
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         return Finding(what, "optional", f"no {', '.join(missing)}; only {command} needs it: {remedy}")
-    return Finding(what, "ok", f"{modules[0]} {version(modules[0])}")
+    return Finding(what, "ok", f"{modules[0]} {version(DISTRIBUTIONS.get(modules[0], modules[0]))}")
+
+
+def midi_remedy() -> str:
+    """How to install what MIDI needs and everything else does not."""
+    return _extra_remedy("midi")
 
 
 def train_remedy() -> str:

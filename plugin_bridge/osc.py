@@ -210,6 +210,8 @@ class OscServer:
         The interface to listen on. Whoever reaches it may steer: there are no passwords in OSC.
     port : int
         0 for any that is free.
+    more : sequence of Node
+        Addresses besides those of the surface.
 
     Attributes
     ----------
@@ -223,10 +225,10 @@ class OscServer:
         If the port is taken, or the host is not one of this machine.
     """
 
-    def __init__(self, surface: ControlSurface, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, surface: ControlSurface, host: str = "127.0.0.1", port: int = 0, more: Sequence[Node] = ()) -> None:
         self.surface = surface
         self.counters = Counters()
-        self.nodes = {node.address: node for node in self._nodes()}
+        self.nodes = {node.address: node for node in (*self._nodes(), *more)}
         self._debtors: dict[Peer, _Debtor] = {}
         self._syncs: list[tuple[Peer, int]] = []
         self._wake = threading.Condition()

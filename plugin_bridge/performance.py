@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from plugin_bridge.control import ControlSurface, Status
 from plugin_bridge.converter import Voice, VoiceConverter
 from plugin_bridge.live import Device, LiveError, LiveHost, Opened, find_device, load_sounddevice
+from plugin_bridge.midi_control import MidiControl
+from plugin_bridge.midi_map import parse_lesson
+from plugin_bridge.midi_osc import midi_nodes
 from plugin_bridge.osc import OscServer
 from plugin_bridge.oscquery import OscQueryServer
 from plugin_bridge.parameters import PARAMETERS
@@ -42,6 +45,10 @@ class Performance:
     monitor : float
         See `LiveHost`.
     record : Path or None
+    midi : str or None
+        See `MidiPort`.
+    lessons : sequence of str
+        What the first touches of the MIDI controller are bound to, as `midi_map.parse_lesson` takes it.
         See `TakeRecorder`.
     osc : (str, int) or None
         Host and port to listen on.
@@ -66,6 +73,8 @@ class Performance:
         monitor: float = 0.0,
         record: Path | None = None,
         osc: tuple[str, int] | None = None,
+        midi: str | None = None,
+        lessons: Sequence[str] = (),
         freewheel: bool = False,
         tell: Callable[[str], None],
     ) -> None:
@@ -96,7 +105,7 @@ class Performance:
             self.server = None
             if osc is not None:
                 try:
-                    self.server = OscServer(self.surface, *osc)
+                    self.server = OscServer(self.surface, *osc, more=[] if self.midi is None else midi_nodes(self.midi))
                 except OSError as error:
                     raise OSError(f"OSC cannot listen on {osc[0]} port {osc[1]}: {error.strerror or error}") from None
                 stack.callback(self.server.close)
@@ -104,6 +113,13 @@ class Performance:
                     stack.callback(OscQueryServer(self.server).close)
                 except OSError as error:
                     reason = error.strerror or error
+            self.midi = None
+            if midi is not None:
+                self.midi = MidiControl(self.surface, midi, tell, wait=bool(state))
+                stack.callback(self.midi.close)
+                # A process in another's place has learned already.
+                for address, arguments in map(parse_lesson, () if state else lessons):
+                    self.midi.learn(address, *arguments)
                     tell(f"there is no OSCQuery: TCP port {self.server.address[1]} cannot be listened on ({reason})")
             stack.callback(self._end)
             self._stack = stack.pop_all()
@@ -124,6 +140,8 @@ class Performance:
         def ended() -> bool:
             nonlocal told
             if sys.stderr.isatty() and time.monotonic() - told > STATUS_SECONDS:
+        if self.midi is not None:
+            self._tell(f"MIDI from {self.midi.port or 'a port that is not there yet'}{_lesson(self.midi.learning)}")
                 told = time.monotonic()
                 self._tell(_line(self.host.status()))
             return False
@@ -207,3 +225,7 @@ def _latency(status: Status) -> str:
 def _line(status: Status) -> str:
     load = f"load {100 * status.load_median:.0f} % (one block in a hundred {100 * status.load_p99:.0f} %)"
     return f"{status.voice}: {load}, {status.xruns} blocks lost, {status.skipped} samples skipped, {status.errors} errors"
+def _lesson(address: str) -> str:
+    return f"; touch what is to steer {address}" if address else ""
+
+

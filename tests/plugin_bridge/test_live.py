@@ -1,20 +1,21 @@
 """Live conversion on a real JACK server without a sound card: what is heard, how late, and what it outlives."""
 
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jack_server import BLOCK, RATE, SERVER, jack, jack_server, needs_jack, needs_portaudio, wait_for
+from jack_server import jack_environment as jack_environment
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from pythonosc.osc_message import OscMessage
@@ -28,9 +29,6 @@ from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import read_timeline, replay
 
-RATE = 48_000
-BLOCK = 256
-SERVER = f"plugin-bridge-test-{os.getpid()}"
 PLAYER = Path(__file__).with_name("jack_player.py")
 CHAIN = (
     Effect(plugin="HighpassFilter", values={"cutoff_frequency_hz": 90}),
@@ -38,55 +36,6 @@ CHAIN = (
     Effect(plugin="Compressor", values={"threshold_db": -20, "ratio": 3}),
     Effect(plugin="Delay", values={"delay_seconds": 0.05, "mix": 0.3}),
 )
-
-
-def portaudio() -> bool:
-    try:
-        import sounddevice  # noqa: F401
-    except (ImportError, OSError):
-        return False
-    return True
-
-
-needs_portaudio = pytest.mark.skipif(not portaudio(), reason="needs PortAudio: apt-get install libportaudio2")
-needs_jack = pytest.mark.skipif(
-    not (portaudio() and all(map(shutil.which, ("jackd", "jack_lsp", "jack_iodelay", "jack_freewheel")))),
-    reason="needs a JACK server and PortAudio: apt-get install jackd2 libportaudio2",
-)
-
-
-def wait_for(happens: Callable[[], object], what: str) -> None:
-    """Wait until it does, a minute at most: a machine may be slow."""
-    end = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-@contextmanager
-def jack_server() -> Iterator[subprocess.Popen[bytes]]:
-    """A JACK server with the dummy driver, of the name that the environment says: a real clock, no sound card."""
-    name = os.environ["JACK_DEFAULT_SERVER"]
-    command = ["jackd", "-r", "--no-mlock", "-n", name, "-d", "dummy", "-r", str(RATE), "-p", str(BLOCK)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_for(lambda: jack("jack_lsp", check=False).returncode == 0, "the JACK server")
-            yield server
-        finally:
-            server.terminate()
-
-
-def jack(*command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, check=check, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def jack_environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JACK_DEFAULT_SERVER", SERVER)
-        patch.setenv("JACK_NO_START_SERVER", "1")
-        patch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +220,8 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
 
         options = ["--input", "system", "--output", "system", "--voice", "bank_a", "--osc-port", str(port)]
         command = [sys.executable, "-m", "plugin_bridge", "live", *options, "--record", str(tmp_path / "take.wav")]
+        if find_spec("rtmidi") is not None:
+            command += ["--midi", "virtual"]
         with ExitStack() as stack:
             with jack_server() as server:
                 live = stack.enter_context(
