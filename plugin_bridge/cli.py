@@ -231,28 +231,28 @@ def live(
     from plugin_bridge.voices import parse_voice
 
     try:
+        if midi_ports:
+            _print_midi()
+            return
         if show_devices:
             print(list_devices())
             return
         given = {"pitch_shift": pitch, "formant_shift": formant, "mix": mix, "gain_db": gain, "gate_db": gate}
         performance = Performance(
-        if midi_ports:
-            _print_midi()
-            return
             Device(_device(input_device), _device(output_device), channel, rate, block),
             voice=None if voice is None else parse_voice(voice),
             preset=preset,
             numbers={name: value for name, value in given.items() if value is not None},
             monitor=monitor,
             record=record,
+            midi=midi,
+            lessons=midi_learn or (),
             osc=None if osc_port == 0 else (osc_host, osc_port),
             freewheel=freewheel,
             tell=_say,
         )
     except (ValueError, TypeError, OSError) as error:
         _fail(str(error))
-            midi=midi,
-            lessons=midi_learn or (),
     try:
         performance.run()
     except KeyboardInterrupt:
@@ -267,13 +267,6 @@ def live(
         performance.close()
 
 
-def _device(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-@app.command()
-def demo(
-    voices: Annotated[list[str] | None, typer.Argument(help="Voices to hear; all by default.")] = None,
 def _print_midi() -> None:
     from plugin_bridge.midi import list_ports
     from plugin_bridge.midi_map import read_map, user_file
@@ -285,6 +278,13 @@ def _print_midi() -> None:
     print(f"What is bound is kept in {user_file()}")
 
 
+def _device(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+@app.command()
+def demo(
+    voices: Annotated[list[str] | None, typer.Argument(help="Voices to hear; all by default.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo_out"),
 ) -> None:
     """Convert the bundled sung phrase to every voice, and make a page to look at and listen to."""

@@ -41,10 +41,10 @@ def examine() -> Iterator[Finding]:
     yield from _voices()
     yield _portaudio()
     yield _threads()
+    yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
     yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr", "swift_f0"), train_remedy())
     yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "swift_f0", "soxr"), evaluate_remedy())
 
-    yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
 
 def _python() -> Finding:
     ok = (3, 10) <= sys.version_info[:2] <= (3, 13)

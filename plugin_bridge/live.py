@@ -383,13 +383,13 @@ class LiveHost:
         loads = self._loads[: min(self._callbacks, LOADS)]
         median, high = np.percentile(loads, [50, 99]) if len(loads) else (math.nan, math.nan)
         late = self._path.latency_samples
+        round_trip = self.device_latency_seconds * rate + late
         return Status(
             running=self._flows(),
             device=self._opened.name,
             sample_rate=rate,
             block_size=self._device.block_size,
             latency_samples=late,
-        round_trip = self.device_latency_seconds * rate + late
             latency_ms=1000 * late / rate,
             round_trip_samples=round_trip,
             round_trip_ms=1000 * round_trip / rate,

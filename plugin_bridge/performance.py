@@ -44,11 +44,11 @@ class Performance:
         Parameters, before those of the preset.
     monitor : float
         See `LiveHost`.
-    record : Path or None
     midi : str or None
         See `MidiPort`.
     lessons : sequence of str
         What the first touches of the MIDI controller are bound to, as `midi_map.parse_lesson` takes it.
+    record : Path or None
         See `TakeRecorder`.
     osc : (str, int) or None
         Host and port to listen on.
@@ -72,9 +72,9 @@ class Performance:
         numbers: Mapping[str, float],
         monitor: float = 0.0,
         record: Path | None = None,
-        osc: tuple[str, int] | None = None,
         midi: str | None = None,
         lessons: Sequence[str] = (),
+        osc: tuple[str, int] | None = None,
         freewheel: bool = False,
         tell: Callable[[str], None],
     ) -> None:
@@ -103,6 +103,13 @@ class Performance:
             self.host = LiveHost(device, opened, path, monitor=monitor, recorder=recorder, freewheel=freewheel, tell=tell)
             self.surface.status = self.host.status
             self.server = None
+            self.midi = None
+            if midi is not None:
+                self.midi = MidiControl(self.surface, midi, tell, wait=bool(state))
+                stack.callback(self.midi.close)
+                # A process in another's place has learned already.
+                for address, arguments in map(parse_lesson, () if state else lessons):
+                    self.midi.learn(address, *arguments)
             if osc is not None:
                 try:
                     self.server = OscServer(self.surface, *osc, more=[] if self.midi is None else midi_nodes(self.midi))
@@ -113,13 +120,6 @@ class Performance:
                     stack.callback(OscQueryServer(self.server).close)
                 except OSError as error:
                     reason = error.strerror or error
-            self.midi = None
-            if midi is not None:
-                self.midi = MidiControl(self.surface, midi, tell, wait=bool(state))
-                stack.callback(self.midi.close)
-                # A process in another's place has learned already.
-                for address, arguments in map(parse_lesson, () if state else lessons):
-                    self.midi.learn(address, *arguments)
                     tell(f"there is no OSCQuery: TCP port {self.server.address[1]} cannot be listened on ({reason})")
             stack.callback(self._end)
             self._stack = stack.pop_all()
@@ -130,6 +130,8 @@ class Performance:
         self.host.start()
         status = self.host.status()
         self._tell(f"{status.device}, {status.sample_rate:g} Hz, {_latency(status)}")
+        if self.midi is not None:
+            self._tell(f"MIDI from {self.midi.port or 'a port that is not there yet'}{_lesson(self.midi.learning)}")
         if self.server is not None:
             host, port = self.server.address
             open_to = "this computer alone (--osc-host opens it)" if host.startswith("127.") else "everybody in its network"
@@ -140,8 +142,6 @@ class Performance:
         def ended() -> bool:
             nonlocal told
             if sys.stderr.isatty() and time.monotonic() - told > STATUS_SECONDS:
-        if self.midi is not None:
-            self._tell(f"MIDI from {self.midi.port or 'a port that is not there yet'}{_lesson(self.midi.learning)}")
                 told = time.monotonic()
                 self._tell(_line(self.host.status()))
             return False
@@ -222,10 +222,10 @@ def _latency(status: Status) -> str:
     return ours
 
 
-def _line(status: Status) -> str:
-    load = f"load {100 * status.load_median:.0f} % (one block in a hundred {100 * status.load_p99:.0f} %)"
-    return f"{status.voice}: {load}, {status.xruns} blocks lost, {status.skipped} samples skipped, {status.errors} errors"
 def _lesson(address: str) -> str:
     return f"; touch what is to steer {address}" if address else ""
 
 
+def _line(status: Status) -> str:
+    load = f"load {100 * status.load_median:.0f} % (one block in a hundred {100 * status.load_p99:.0f} %)"
+    return f"{status.voice}: {load}, {status.xruns} blocks lost, {status.skipped} samples skipped, {status.errors} errors"
