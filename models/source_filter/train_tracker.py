@@ -2,6 +2,7 @@
 
     python -m models.source_filter.train_tracker train --data FOLDER... --out tracker.npz
     python -m models.source_filter.train_tracker evaluate FOLDER... --tracker tracker.npz
+    python -m models.source_filter.train_tracker evaluate          # against the synthetic singer, by range
 
 Labels come from SwiftF0, which hears the future, and from synthetic voices whose pitch is known exactly. Each recording
 is also heard at other speeds, so that every pitch between 60 and 1100 Hz has examples. The loop is the usual one: draw
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsp.pitch import track_pitch
+from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
 from models.source_filter.data import audio_files, load_mono
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
@@ -66,6 +68,9 @@ STEEP = 0.16
 # Weight of the decoded pitch's distance, in bins, against the cross-entropies.
 DISTANCE_WEIGHT = 2.0
 CHECKPOINT_S = 180.0
+# The singer's ranges, in Hz: below and above most voices, where trackers fail, and between.
+RANGES = ((60, 90), (90, 180), (180, 400), (400, 800), (800, 1100))
+SUNG_SECONDS = 30.0  # of each range
 # Both references are at home at 16 kHz, and Harvest is several times quicker there than at 48.
 REFERENCE_RATE = 16_000
 
@@ -415,9 +420,68 @@ def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[s
     return {"gross": float((off > 600).mean()), "cents": float(np.median(off)), "voicing": right / frames}
 
 
+def sung(low_hz: float, high_hz: float, seconds: float, seed: int) -> Iterator[Song]:
+    """Phrases of the synthetic singer within a range: every vowel, consonants of all kinds, vibrato of any rate and depth."""
+    rng = np.random.default_rng([seed, 5])
+    low, high = (69 + 12 * math.log2(hz / 440) for hz in (low_hz, high_hz))
+    tract = float(np.clip(0.95 + 0.15 * math.log2(math.sqrt(low_hz * high_hz) / 110), 0.9, 1.25))
+    while seconds > 0:
+        notes = []
+        for _ in range(8):
+            vowel = str(rng.choice([*VOWELS, ""], p=[0.18] * 5 + [0.1]))
+            consonant = str(rng.choice(CONSONANTS)) if vowel else ""
+            # The scoop before a note and the vibrato stay inside.
+            notes.append(Note(float(rng.uniform(low + 0.6, high - 0.6)), float(rng.uniform(0.2, 0.8)), vowel, consonant))
+        seconds -= sum(note.seconds for note in notes)
+        yield sing(
+            notes,
+            SAMPLE_RATE,
+            vibrato_hz=float(rng.uniform(4, 7)),
+            vibrato_cents=float(rng.uniform(20, 60)),
+            vibrato_delay=0.1,
+            breathiness=float(rng.uniform(0.05, 0.4)),
+            tract=tract,
+            seed=int(rng.integers(1 << 30)),
+        )
+
+
+def score_singer(tracker: PitchTracker, low_hz: float, high_hz: float, seconds: float = SUNG_SECONDS) -> dict[str, float]:
+    """The same figures against the synthetic singer, who tells its f0 and voicing at every sample.
+
+    An onset is where voicing begins after 20 ms without, some 30 dB under the vowel to come.
+    """
+    cents, delays, right, frames = [np.zeros(0)], [], 0, 0
+    for song in sung(low_hz, high_hz, seconds, 0):
+        times, f0, voicing = track(song.audio, SAMPLE_RATE, tracker)
+        at = np.minimum(np.round(times * SAMPLE_RATE).astype(int), len(song.f0_hz) - 1)
+        truth, voiced, found = song.f0_hz[at], song.voiced[at], voicing >= 0.5
+        distance = np.abs(1200 * np.log2(f0 / np.where(voiced, truth, f0)))
+        cents.append(distance[voiced & found])
+        right, frames = right + int((found == voiced).sum()), frames + len(times)
+        good = found & voiced & (distance < 600)
+        edges = np.flatnonzero(np.diff(song.voiced.astype(np.int8), prepend=0) > 0)
+        for edge in edges:
+            onset = edge / SAMPLE_RATE
+            if song.voiced[max(0, edge - SAMPLE_RATE // 50) : edge].any() or not song.voiced[edge : edge + SAMPLE_RATE // 10].all():
+                continue
+            hits = times[(times >= onset) & (times < onset + 0.1) & good]
+            delays.append(1000 * float(hits[0] - onset) if len(hits) else 100.0)
+    off = np.concatenate(cents)
+    return {
+        "gross": float((off > 600).mean()) if len(off) else float("nan"),
+        "cents": float(np.median(off)) if len(off) else float("nan"),
+        "voicing": right / frames,
+        "onset_ms": float(np.median(delays)) if delays else float("nan"),
+        "minutes": frames * HOP / SAMPLE_RATE / 60,
+    }
+
+
 def evaluate(folders: list[Path], tracker_file: Path | None, most: int, seconds: float) -> None:
-    """Print one line of figures for each folder of recordings, and one for synthetic voices."""
+    """Print one line of figures for each folder of recordings; without any, for synthetic singers and voices."""
     tracker, detector = load_tracker(tracker_file), SwiftF0(threads=1, spin=False)
+    if not folders:
+        for low, high in RANGES:
+            print(_line(f"singer {low}-{high} Hz", score_singer(tracker, low, high)), flush=True)
     for folder in folders:
         files = [folder] if folder.is_file() else audio_files(folder)
         held_out = [path for i, path in enumerate(files) if is_held_out(i, path)] if len(files) > 20 else files
@@ -446,8 +510,10 @@ def main() -> None:
     training.add_argument("--batch", type=int, default=20)
     training.add_argument("--rate", type=float, default=3e-3)
     training.add_argument("--seed", type=int, default=0)
-    testing = commands.add_parser("evaluate", help="compare with SwiftF0 and Harvest where these two agree")
-    testing.add_argument("folders", type=Path, nargs="+", help="folders or files; of large folders the held-out part")
+    testing = commands.add_parser("evaluate", help="compare with SwiftF0 and Harvest where these two agree, or with truth")
+    testing.add_argument(
+        "folders", type=Path, nargs="*", help="folders or files, of large folders the held-out part; none: a synthetic singer"
+    )
     testing.add_argument("--tracker", type=Path, default=None, help="weights (default: those of the package)")
     testing.add_argument("--most", type=int, default=12, help="recordings of each folder")
     testing.add_argument("--seconds", type=float, default=60.0, help="of each recording")
