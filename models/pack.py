@@ -14,13 +14,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from models.schema import Line, SampleRate, Schema, Text, VoiceName, first_problem
 
 if TYPE_CHECKING:
+    from models.lhq.song import SongModel
     from models.stream import StreamModel
 
 MANIFEST = "voice.json"
@@ -36,6 +37,9 @@ MAX_RATIO = 100
 
 # Plain file names only: no reader on any system, nor a person who unzips a pack, is led out of its folder.
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9_-]{1,16}){0,2}")
+
+Size = Literal["lhq", "mobile"]
+Part = Literal["content", "condition", "denoiser", "vocoder"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hertz = Annotated[float, Field(ge=20.0, le=4000.0)]
@@ -70,7 +74,10 @@ class VoiceCard(Schema):
 
 
 class PackManifest(Schema):
-    """`voice.json`. The order of `voices` is the order of the weights in the models; `sample_rate` is in Hz."""
+    """`voice.json`. The order of `voices` is the order of the weights in the models; `sample_rate` is in Hz.
+
+    `songs` names, for each size of the song engine that the pack has, the member that holds each of its graphs.
+    """
 
     format_version: Literal[1] = 1
     title: Line
@@ -78,6 +85,14 @@ class PackManifest(Schema):
     sample_rate: SampleRate
     licence: Line
     members: dict[str, Sha256] = Field(default_factory=dict, max_length=MAX_MEMBERS)
+    songs: dict[Size, dict[Part, Line]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _songs_are_whole(self) -> PackManifest:
+        for size, parts in self.songs.items():
+            if missing := sorted(set(get_args(Part)) - set(parts)):
+                raise ValueError(f"the song engine {size} needs a member for each part, it has none for {missing[0]}")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> PackManifest:
@@ -98,6 +113,7 @@ class VoicePack:
         self.manifest = manifest
         self._lock = threading.Lock()
         self._stream_model: StreamModel | None = None
+        self._song_models: dict[Size, SongModel] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> VoicePack:
@@ -168,11 +184,37 @@ class VoicePack:
             return self._stream_model
 
 
+    def song_model(self, size: Size) -> SongModel:
+        """The pack's song engine of this size, loaded at the first call and shared from then on.
+
+        Raises
+        ------
+        PackError
+            If the pack has none, or one whose voices are not the manifest's.
+        ModelError
+            If a graph itself is off.
+        """
+        from models.lhq.song import SongModel
+
+        with self._lock:
+            if size not in self._song_models:
+                if size not in self.manifest.songs:
+                    there = f"it has {', '.join(self.manifest.songs)}" if self.manifest.songs else "it has none"
+                    raise PackError(f"{self.path} has no song engine {size!r}, {there}")
+                members = self.manifest.songs[size]
+                model = SongModel.from_bytes({part: self.read(name) for part, name in members.items()}, members, str(self.path))
+                names = tuple(card.name for card in self.manifest.voices)
+                if model.voices != names:
+                    raise PackError(f"{self.path}: {members['condition']} must have the voices {names}, got {model.voices}")
+                self._song_models[size] = model
+            return self._song_models[size]
+
+
 def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Mapping[str, bytes]) -> None:
     """Write a pack, beside its place and then renamed into it, so that no half-written pack is ever seen.
 
     The hashes in `manifest.members` are made here. The same input gives the same bytes. What is written has been
-    opened, and its streaming model loaded, before it takes its place.
+    opened, and its models loaded, before it takes its place.
 
     Raises
     ------
@@ -194,6 +236,8 @@ def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Ma
         pack = VoicePack.open(beside)
         if STREAM_MODEL in members:
             pack.stream_model()
+        for size in manifest.songs:
+            pack.song_model(size)
         # mkstemp makes files that only their owner reads; a pack is as public as any other new file.
         beside.chmod(0o644)
         beside.replace(path)

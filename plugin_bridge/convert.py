@@ -11,18 +11,16 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pedalboard.io import AudioFile
 
 from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, format_of, replacing
+from plugin_bridge.files import FileError, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import Recording, open_recording
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.timeline import Player, Timeline
 from plugin_bridge.voices import find_voice
 
-BIT_DEPTH = 24
 EXCERPT_S = 4.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
 EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
 
@@ -237,15 +235,11 @@ def _convert_stream(
 ) -> tuple[int, float]:
     """All of `recording` through `process` into `file`; returns the number of samples and the peak."""
     rate = int(recording.sample_rate)
-    try:
-        writer = AudioFile(file, "w", samplerate=rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(target))
-    except (ValueError, RuntimeError) as error:
-        raise FileError(f"{target} cannot hold {channels} channels at {rate} Hz: {str(error).rstrip('.')}") from None
     # What the converter holds back at the start is pushed out by silence at the end: output lies on input.
     skip = latency
     end = np.zeros((recording.channels, skip), np.float32)
     samples, peak = 0, 0.0
-    with writer:
+    with open_writer(file, target, rate, channels) as writer:
         for block, count in _whole(chain(recording.blocks(), [end]), length):
             converted = process(block)[:, skip:count]
             skip -= count - converted.shape[1]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Real
 from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, overload
 
 import numpy as np
@@ -20,10 +18,10 @@ from plugin_bridge.engine import Engine, Faults, Setup, engine_latency
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.protocol import check_audio, check_block, number, positive
 from plugin_bridge.stream import HostStream
-from plugin_bridge.voices import find_voice
+from plugin_bridge.voices import Voice as Voice
+from plugin_bridge.voices import VoiceTarget, voice_target
 
 if TYPE_CHECKING:
-    from models.pack import VoicePack
     from models.stream import StreamModel
 
 MOST_CHANNELS = 8
@@ -33,60 +31,15 @@ MOST_CHANNELS = 8
 CAPACITY = 8192
 LARGEST_BLOCK = 65_536
 
-Voice = str | Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A voice that was asked for: `shown` as it reads back, `weights` of all the voices of the pack."""
-
-    shown: str | dict[str, float]
-    pack: VoicePack
-    weights: tuple[float, ...]
-
 
 @dataclass(frozen=True)
 class LoadedVoice:
     """A voice that `VoiceConverter.load_voice` made ready: its engine if the stream needs another one than it has."""
 
-    target: _Target
+    target: VoiceTarget
     model: StreamModel | None = None
     stream: HostStream | None = None
     engine: Engine | None = None
-
-
-def _target(voice: object) -> _Target:
-    if isinstance(voice, str):
-        address = find_voice(voice)
-        weights = [0.0] * len(address.pack.manifest.voices)
-        weights[address.index] = 1.0
-        return _Target(voice, address.pack, tuple(weights))
-    if not isinstance(voice, Mapping):
-        raise TypeError(f"voice must be a name or a mapping of names to weights, got {type(voice).__name__}")
-    if not voice:
-        raise ValueError("a mix of voices needs at least one voice, got none")
-    shares: dict[str, float] = {}
-    for name, weight in voice.items():
-        if not isinstance(name, str) or not isinstance(weight, Real):
-            raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
-        shares[name] = float(weight)
-        if not 0 <= shares[name] < math.inf:
-            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight}")
-    total = sum(shares.values())
-    if not 0 < total < math.inf:
-        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {shares}")
-    shares = {name: weight / total for name, weight in shares.items()}
-    addresses = {name: find_voice(name) for name in shares}
-    pack = next(iter(addresses.values())).pack
-    weights = [0.0] * len(pack.manifest.voices)
-    for name, address in addresses.items():
-        if address.pack is not pack:
-            raise ValueError(
-                f"voices of one mix must come from one pack, but {next(iter(shares))!r} is in {pack.path.name} "
-                f"and {name!r} in {address.pack.path.name}"
-            )
-        weights[address.index] += shares[name]
-    return _Target(shares, pack, tuple(weights))
 
 
 class _Number:
@@ -196,7 +149,7 @@ class VoiceConverter:
         self.pitch_shift, self.formant_shift = pitch_shift, formant_shift
         self.mix, self.gain_db, self.gate_db = mix, gain_db, gate_db
         self.bypass = bypass
-        self._target = _target(voice)
+        self._target = voice_target(voice)
         self._engines: deque[Engine] = deque(maxlen=1)  # for the next voice, ready to run; the latest wins
         # Order of the locks: audio, then setting. A thread that sets a voice holds `_setting` alone, so that audio goes on.
         self._lock = threading.Lock()
@@ -244,7 +197,7 @@ class VoiceConverter:
 
     @voice.setter
     def voice(self, voice: Voice) -> None:
-        target = _target(voice)
+        target = voice_target(voice)
         with self._setting:
             self._take_voice(self._load_voice(target))
 
@@ -253,7 +206,7 @@ class VoiceConverter:
 
         Call it from one thread. Raises what setting `voice` does.
         """
-        return self._load_voice(_target(voice))
+        return self._load_voice(voice_target(voice))
 
     def take_voice(self, loaded: LoadedVoice) -> None:
         """Set the voice that `load_voice` made ready; fit for the audio thread, between blocks.
@@ -266,7 +219,7 @@ class VoiceConverter:
         with self._setting:
             self._take_voice(loaded)
 
-    def _load_voice(self, target: _Target) -> LoadedVoice:
+    def _load_voice(self, target: VoiceTarget) -> LoadedVoice:
         stream = self._stream
         if stream is None or self._outdated:
             return LoadedVoice(target)

@@ -15,9 +15,9 @@ from pedalboard.io import AudioFile
 
 from dsp.pitch import compare_pitch, track_pitch
 from plugin_bridge.board import Board
-from plugin_bridge.convert import BIT_DEPTH, automatic_transposition, voice_range_hz
+from plugin_bridge.convert import automatic_transposition, voice_range_hz
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import replacing
+from plugin_bridge.files import BIT_DEPTH, replacing
 from plugin_bridge.recording import open_recording
 from plugin_bridge.report import Take, cents, write_report
 from plugin_bridge.voices import find_voice

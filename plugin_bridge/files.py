@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pedalboard.io import get_supported_read_formats
+from pedalboard.io import AudioFile, WriteableAudioFile, get_supported_read_formats
 
 # Formats that are written without a loss or padding, so that rate, channels and length stay what they were.
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
 WRITABLE = (*LOSSLESS, ".ogg", ".mp3")
+BIT_DEPTH = 24
 
 
 _numbers = itertools.count()  # several files may be on their way to one folder
@@ -59,6 +60,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # its folder is gone or closed to us: the error above tells
             beside.unlink(missing_ok=True)
+
+
+def open_writer(file: BinaryIO, path: Path, sample_rate: int, channels: int) -> WriteableAudioFile:
+    """Write audio of 24 bits to `file`, which will be `path`, in the format of its suffix.
+
+    Raises
+    ------
+    FileError
+        If the format has no such rate or channel count.
+    """
+    try:
+        return AudioFile(
+            file, "w", samplerate=sample_rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(path)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise FileError(f"{path} cannot hold {channels} channels at {sample_rate} Hz: {str(error).rstrip('.')}") from None
 
 
 def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,18 @@ class VoiceAddress:
     pack: VoicePack
     index: int
     card: VoiceCard
+
+
+Voice = str | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class VoiceTarget:
+    """A voice, or a mix of voices of one pack: `shown` as it reads back, `weights` of all the voices of the pack."""
+
+    shown: str | dict[str, float]
+    pack: VoicePack
+    weights: tuple[float, ...]
 
 
 def voices() -> list[str]:
@@ -69,6 +83,49 @@ def find_voice(name: str) -> VoiceAddress:
     there_are = f"there are {', '.join(addresses)}" if addresses else "there are no voices at all"
     left_out = f"; {_counted(len(broken))} left out, see plugin-bridge doctor" if broken else ""
     raise UnknownVoiceError(f"no voice is called {name!r}, {there_are}{left_out}")
+
+
+def voice_target(voice: object) -> VoiceTarget:
+    """What a name, the path of a pack, or names with weights stand for; the weights are scaled to add up to 1.
+
+    Raises
+    ------
+    UnknownVoiceError, PackError
+        As `find_voice`.
+    TypeError, ValueError
+        For anything else, weights that cannot be scaled, or voices of different packs.
+    """
+    if isinstance(voice, str):
+        address = find_voice(voice)
+        weights = [0.0] * len(address.pack.manifest.voices)
+        weights[address.index] = 1.0
+        return VoiceTarget(voice, address.pack, tuple(weights))
+    if not isinstance(voice, Mapping):
+        raise TypeError(f"voice must be a name or a mapping of names to weights, got {type(voice).__name__}")
+    if not voice:
+        raise ValueError("a mix of voices needs at least one voice, got none")
+    shares: dict[str, float] = {}
+    for name, weight in voice.items():
+        if not isinstance(name, str) or not isinstance(weight, Real):
+            raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
+        shares[name] = float(weight)
+        if not 0 <= shares[name] < math.inf:
+            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight}")
+    total = sum(shares.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {shares}")
+    shares = {name: weight / total for name, weight in shares.items()}
+    addresses = {name: find_voice(name) for name in shares}
+    pack = next(iter(addresses.values())).pack
+    weights = [0.0] * len(pack.manifest.voices)
+    for name, address in addresses.items():
+        if address.pack is not pack:
+            raise ValueError(
+                f"voices of one mix must come from one pack, but {next(iter(shares))!r} is in {pack.path.name} "
+                f"and {name!r} in {address.pack.path.name}"
+            )
+        weights[address.index] += shares[name]
+    return VoiceTarget(shares, pack, tuple(weights))
 
 
 def user_folder() -> Path:

@@ -1,0 +1,480 @@
+"""Whole songs with the song engine, from file to file: any length in bounded memory, on as many cores as are given.
+
+A recording is read twice. First it is heard: pitch, levels and features of every frame, and with them where it is silent. Then
+it is converted, slice by slice, each with as much of the recording around it as the networks can see, so that no seam is there
+to be heard; and put back in its place, to the sample. Where the source is silent it stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv
+from dsp.resampling import exact_rate, resample
+from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
+from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames
+from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
+from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
+from plugin_bridge.files import FileError, open_writer, replacing
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
+from plugin_bridge.stages import Stages, in_order
+from plugin_bridge.voices import Voice, voice_target
+
+if TYPE_CHECKING:
+    from models.pack import Size
+
+SLICING = Slicing()
+HOLD, RAMP = 12, 5  # frames around sound that are still converted, and in which the source comes back
+QUIETEST_GATE_DB = -60.0  # nothing louder is silence by itself: so soft is a breath of a singer whose notes reach -10 dB
+UNDER_SINGING_DB = 45.0  # ... unless the whole recording is soft: by this much silence is below the loud notes, at least
+OVER_FLOOR_DB = 8.0  # a room's noise varies by some dB around its level, all of which is silence,
+LEAST_UNDER_DB = 35.0  # ... as long as it is this much below the loud notes
+LOUD, FLOOR = 95.0, 5.0  # percentiles of the levels
+SOFT_DB, SOFT_OVER_DB = 22.0, 6.0  # under the loud notes: from here on down, within so many dB, a conversion must not be louder ...
+LOUDER_DB = 2.0  # ... than its source by more than this: what is soft in a take is breath and noise
+MARGIN = 4  # frames around a slice that its levels and its resampling see
+BALANCE_S = 1.0  # window in which the channels' levels are compared: notes and reverb, not single periods
+LOWEST_HZ, HIGHEST_HZ = 40.0, 2000.0  # of what is sung: a shift goes no farther
+ANALYSIS_SHARE = 0.3  # of the time, about: for the time that is left
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rendering is.
+
+    Attributes
+    ----------
+    stage : "listening" or "converting"
+    done : float
+        Share (0..1) of the stage.
+    whole : float
+        Share of the rendering.
+    seconds_left : float
+        At the speed so far; infinite before there is one.
+    """
+
+    stage: Literal["listening", "converting"]
+    done: float
+    whole: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Rendering(Conversion):
+    """What became of a recording.
+
+    Attributes
+    ----------
+    slices : int
+        That were converted, apart from each other or from one another's side.
+    converted_s : float
+        Seconds in them; the rest was silence.
+    stages : dict
+        Processor seconds of each stage, on all threads together.
+    threads : int
+    """
+
+    slices: int
+    converted_s: float
+    stages: dict[str, float]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to convert; `transpose` comes on top of `pitch_shift`, both in semitones like `formant_shift`.
+
+    `f0` is a table of the source's pitch, see `dsp.f0.read_f0_csv`, in place of what is tracked.
+    """
+
+    pitch_shift: float = 0.0
+    formant_shift: float = 0.0
+    transpose: Transposition = 0.0
+    f0: Path | None = None
+
+    def __post_init__(self) -> None:
+        PARAMETERS["pitch_shift"].number(self.pitch_shift)
+        PARAMETERS["formant_shift"].number(self.formant_shift)
+        if self.transpose != "auto":
+            PARAMETERS["pitch_shift"].number(self.pitch_shift + self.transpose)
+
+
+class SongRenderer:
+    """Converts whole recordings with a voice's song engine.
+
+    Loading takes some tenths of a second, so make one and use it for all files. Calls may come from several threads.
+
+    Parameters
+    ----------
+    voice : str or mapping of str to float
+        As for `VoiceConverter`.
+    threads : int
+        CPU threads, the caller's included. The result does not depend on it.
+    size : "lhq" or "mobile"
+        Of the engine.
+    steps : int
+        Of the diffusion, 1 to 64.
+    seed : int
+        Of all noise, >= 0: the same seed gives the same bytes.
+    method : "dio", "harvest" or "swift"
+        That tracks the pitch.
+
+    Raises
+    ------
+    UnknownVoiceError, PackError, ModelError
+        If there is no such voice, or its pack has no song engine of this size that can be run.
+    ValueError, TypeError
+        For a parameter out of range or of the wrong type.
+    """
+
+    def __init__(
+        self,
+        voice: Voice = "pjs",
+        *,
+        threads: int = 2,
+        size: Size = "lhq",
+        steps: int = 1,
+        seed: int = 0,
+        method: Method = "dio",
+    ) -> None:
+        self.threads = _whole("threads", threads, 1, 256)
+        self.steps = _whole("steps", steps, 1, MOST_STEPS)
+        self.seed = _whole("seed", seed, 0, 2**63 - 1)
+        target = voice_target(voice)
+        self.voice = target.shown
+        self.size = size
+        self.method = method
+        self._model = target.pack.song_model(size)
+        self._weights = np.array(target.weights, np.float32)
+
+    def render(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        pitch_shift: float = 0.0,
+        formant_shift: float = 0.0,
+        transpose: Transposition = 0.0,
+        progress: Callable[[Progress], None] = lambda now: None,
+    ) -> Rendering:
+        """Convert a recording to a file of the same rate, channel count and length, time-aligned.
+
+        Parameters
+        ----------
+        source, target
+            The target's suffix gives its format: 24 bits in wav, flac and aiff. It appears when it is complete.
+        pitch_shift, formant_shift : float
+            Semitones.
+        transpose
+            Semitones on top of `pitch_shift`, or "auto".
+        progress
+            Called now and then, from this thread.
+
+        Raises
+        ------
+        FileError
+            If the source cannot be read or no voice is found in it, or the target cannot be written.
+        ModelError
+            If the song engine fails.
+        ValueError
+            For a value out of range.
+        """
+        start = time.perf_counter()
+        source, target = Path(source), Path(target)
+        wishes = Wishes(pitch_shift, formant_shift, transpose)
+        with open_recording(source) as recording:
+            song = self.listen(recording, wishes, progress)
+            if not song.voiced:
+                raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
+            peak = 0.0
+            with (
+                replacing(target) as file,
+                open_writer(file, target, song.rate, recording.channels) as writer,
+                closing(song.convert()) as blocks,
+            ):
+                for block in blocks:
+                    peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                    with song.stages.watch("write"):
+                        writer.write(block)
+            return Rendering(
+                source=source,
+                target=target,
+                samples=song.samples,
+                promised=recording.promised,
+                sample_rate=recording.sample_rate,
+                channels=recording.channels,
+                transposition=song.transposition,
+                peak=peak,
+                elapsed_s=time.perf_counter() - start,
+                slices=len(song.slices),
+                converted_s=sum(part.stop - part.start for part in song.slices) / FRAME_RATE,
+                stages=dict(song.stages.seconds),
+                threads=self.threads,
+            )
+
+    def convert(self, audio: Audio, sample_rate: float, *, pitch_shift: float = 0.0, formant_shift: float = 0.0) -> Audio:
+        """Audio [channels, n] converted, in memory; without a voice in it, as it is.
+
+        Raises
+        ------
+        ModelError
+            If the song engine fails.
+        ValueError
+            For a value or a rate out of range.
+        """
+        source = _Array(audio, sample_rate)
+        song = self.listen(source, Wishes(pitch_shift, formant_shift))
+        if not song.voiced:
+            return np.array(audio, np.float32)
+        return np.concatenate(list(song.convert()), axis=1)
+
+    def listen(self, source: Source, wishes: Wishes, progress: Callable[[Progress], None] = lambda now: None) -> Song:
+        """Hear all of a source and decide what to convert, and how."""
+        if source.sample_rate != int(source.sample_rate):
+            raise FileError(f"the song engine needs a sample rate of whole Hz, not {source.sample_rate} Hz")
+        exact_rate(source.sample_rate)  # within limits
+        stages, clock, heard = Stages(), _Clock(progress), 0
+
+        def advance(samples: int) -> None:
+            nonlocal heard
+            heard = min(heard + samples, source.samples)
+            clock.tell("listening", heard / source.samples)
+
+        analysis = analyse(source, self.method, self.threads, stages, advance)
+        return Song(self, source, analysis, wishes, stages, clock)
+
+
+class Song:
+    """A recording that was heard, and is to be converted.
+
+    Attributes
+    ----------
+    rate : int
+        Hz of the recording.
+    samples : int
+    pitch : F0Track
+        Of the source.
+    voiced : bool
+        Whether there is a pitch anywhere.
+    transposition : float
+        Semitones that `Wishes.transpose` came to.
+    slices : list of Slice
+        That are converted; the rest is silence.
+    """
+
+    def __init__(
+        self, renderer: SongRenderer, source: Source, analysis: Analysis, wishes: Wishes, stages: Stages, clock: _Clock
+    ) -> None:
+        self._renderer = renderer
+        self._source = source
+        self._clock = clock
+        self._formant_shift = wishes.formant_shift
+        self.stages = stages
+        self.rate = int(source.sample_rate)
+        self.samples = analysis.samples
+        self._level = decibels(analysis.power)
+        self._loud = _percentile(self._level, LOUD)
+        gate = _gate_db(self._level)
+        self._presence = presence(self._level, gate, HOLD, RAMP)
+        self.slices = slice_on_silence(self._level, gate, SLICING)
+        hz, voiced = analysis.hz, analysis.voiced & (self._presence > 0)
+        if wishes.f0 is not None:
+            written = read_f0_csv(wishes.f0, len(hz))
+            hz, voiced = written.hz, written.voiced
+        self.pitch = F0Track(fill_unvoiced(hz, voiced), voiced)
+        self.voiced = bool(voiced.any())
+        self.transposition = self._transposition(wishes, float(np.median(hz[voiced])) if self.voiced else math.nan)
+        wanted = self.pitch.hz * 2 ** ((wishes.pitch_shift + self.transposition) / 12)
+        self._frames = Frames.of(analysis.features, np.clip(wanted, LOWEST_HZ, HIGHEST_HZ), voiced, analysis.loudness)
+        self._balance = _balance(analysis.power, analysis.channel_power)
+
+    def _transposition(self, wishes: Wishes, median_hz: float) -> float:
+        if wishes.transpose != "auto":
+            return wishes.transpose
+        return automatic_transposition(median_hz, *voice_range_hz(self._renderer.voice), wishes.pitch_shift)
+
+    def convert(self) -> Generator[Audio]:
+        """The conversion as blocks [channels, n], of the source's length, rate and channels all together.
+
+        Raises
+        ------
+        FileError
+            If the source is damaged.
+        ModelError
+            If the song engine fails.
+        """
+        position = 0
+        with closing(in_order(self._slice, self.slices, self._renderer.threads)) as made:
+            converted = _Joined(made, self.slices, self.rate)
+            for block in watched(self._source, self.stages):
+                sung = converted.read(block.shape[1])
+                with self.stages.watch("mixing"):
+                    mixed = self._put(block, sung, position)
+                yield mixed
+                position += block.shape[1]
+                self._clock.tell("converting", position / self.samples)
+
+    def _put(self, block: Audio, sung: Audio, position: int) -> Audio:
+        """The conversion in place of its source where there is sound, with the source's balance between the channels."""
+        present = self._at(self._presence, position, len(sung))
+        if isinstance(present, float) and present == 0:
+            return block
+        out = np.empty_like(block)
+        for channel, balance in enumerate(self._balance):
+            np.multiply(sung, self._at(balance, position, len(sung)), out=out[channel])
+        if not (isinstance(present, float) and present == 1):
+            out *= present
+            out += (1 - present) * block
+        return out
+
+    def _at(self, values: Audio, position: int, count: int) -> Audio | float:
+        """Values of frames, on straight lines between them, for samples from `position` on; a number where they are constant."""
+        first = position * FRAME_RATE // self.rate
+        last = min((position + count) * FRAME_RATE // self.rate + 2, len(values))
+        near = values[first:last]
+        if near.min() == near.max():
+            return float(near[0])
+        at = (position + np.arange(count)) * (FRAME_RATE / self.rate) - first
+        lines: Audio = np.interp(at, np.arange(len(near)), near).astype(np.float32)
+        return lines
+
+    def _slice(self, part: Slice) -> Audio:
+        """The conversion of a slice at the recording's own rate: the samples from its first frame's centre on to its end."""
+        align, frames = whole_frames(self.rate), len(self._level)
+        begin = max(0, (part.start - MARGIN) // align * align)
+        end = min(part.stop + MARGIN, frames)
+        renderer = self._renderer
+        audio = renderer._model.convert(
+            self._frames,
+            begin,
+            end,
+            renderer._weights,
+            formant_shift=self._formant_shift,
+            steps=renderer.steps,
+            seed=renderer.seed,
+            watch=self.stages.watch,
+        )
+        with self.stages.watch("levels"):
+            audio = self._no_louder(audio, begin)
+        with self.stages.watch("resampling"):
+            audio = resample(audio, SAMPLE_RATE, self.rate)
+        first, last = (_first_sample(frame, self.rate) for frame in part)
+        offset = begin * self.rate // FRAME_RATE
+        return audio[first - offset : last - offset]
+
+    def _no_louder(self, audio: Audio, begin: int) -> Audio:
+        """Where the source is soft, the conversion is no louder."""
+        count = len(audio) // HOP
+        source = self._level[begin : begin + count]
+        got = decibels(frame_power(audio, 0, HOP, WINDOW_S * SAMPLE_RATE, count))
+        softness = np.clip((self._loud - SOFT_DB - source) / SOFT_OVER_DB, 0, 1)
+        change = softness * np.minimum(0.0, source + LOUDER_DB - got)
+        if not change.any():
+            return audio
+        gain = np.append(10 ** (change / 20), 1.0).astype(np.float32)
+        ramp = np.arange(HOP, dtype=np.float32) / HOP
+        softened: Audio = audio * (gain[:-1, None] + (gain[1:] - gain[:-1])[:, None] * ramp).ravel()
+        return softened
+
+
+class _Joined:
+    """Slices at their places, as one stream with silence between them."""
+
+    def __init__(self, made: Iterator[Audio], slices: list[Slice], rate: int) -> None:
+        self._made = zip((_first_sample(part.start, rate) for part in slices), made, strict=True)
+        self._position = 0
+        self._start, self._slice = 0, np.zeros(0, np.float32)
+
+    def read(self, count: int) -> Audio:
+        """The next `count` samples."""
+        out = np.zeros(count, np.float32)
+        begin, end = self._position, self._position + count
+        self._position = end
+        while True:
+            first, last = max(begin, self._start), min(end, self._start + len(self._slice))
+            if first < last:
+                out[first - begin : last - begin] = self._slice[first - self._start : last - self._start]
+            if self._start + len(self._slice) >= end:
+                return out
+            following = next(self._made, None)
+            if following is None:
+                return out
+            self._start, self._slice = following
+
+
+class _Array:
+    """Audio [channels, n] as a source."""
+
+    def __init__(self, audio: Audio, sample_rate: float) -> None:
+        self._audio = audio
+        self.sample_rate = sample_rate
+        self.channels, self.samples = audio.shape
+
+    def blocks(self) -> Iterator[Audio]:
+        for first in range(0, self.samples, BLOCK_SAMPLES):
+            block: Audio = self._audio[:, first : first + BLOCK_SAMPLES].astype(np.float32)
+            yield block
+
+
+class _Clock:
+    """Tells of progress, with the time that is left at the speed so far."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell = tell
+        self._start = time.perf_counter()
+
+    def tell(self, stage: Literal["listening", "converting"], done: float) -> None:
+        whole = done * ANALYSIS_SHARE if stage == "listening" else ANALYSIS_SHARE + done * (1 - ANALYSIS_SHARE)
+        spent = time.perf_counter() - self._start
+        self._tell(Progress(stage, done, whole, spent * (1 / whole - 1) if whole > 0 else math.inf))
+
+
+def _first_sample(frame: int, rate: int) -> int:
+    """The first sample at or after a frame's centre."""
+    return -(-frame * rate // FRAME_RATE)
+
+
+def _percentile(level: NDArray[np.float64], share: float) -> float:
+    return float(np.percentile(level, share))
+
+
+def _gate_db(level: NDArray[np.float64]) -> float:
+    """Level below which a frame is silent."""
+    heard = level[level > QUIETEST_GATE_DB - 30]
+    if not len(heard):
+        return QUIETEST_GATE_DB
+    loud, floor = _percentile(heard, LOUD), _percentile(level, FLOOR)
+    return max(min(QUIETEST_GATE_DB, loud - UNDER_SINGING_DB), min(floor + OVER_FLOOR_DB, loud - LEAST_UNDER_DB))
+
+
+def _balance(power: NDArray[np.float64], channel_power: NDArray[np.float64]) -> Audio:
+    """How loud each channel is against their mean, [channels, T]: 1 where all are the same, 2 and 0 if one of two is silent."""
+    channels, frames = channel_power.shape
+    if np.array_equal(channel_power, np.broadcast_to(power, channel_power.shape)):
+        return np.ones((channels, frames), np.float32)
+    window = BALANCE_S * FRAME_RATE
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return frame_power(np.sqrt(values), 0, 1, window, frames) + 1e-12
+
+    smooth = mean(power)
+    # Beyond the number of channels the mean is what is left of channels that cancel each other.
+    return np.stack([np.minimum(np.sqrt(mean(channel) / smooth), channels) for channel in channel_power]).astype(np.float32)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be between {least} and {most}, got {value}")
+    return value
