@@ -198,6 +198,6 @@ def load_content(path: Path) -> tuple[Conditioner, list[str]]:
         model = Conditioner(ContentConfig(**state["config"]))
         model.load_state_dict(state["average"])
         return model.eval(), [str(voice) for voice in state["voices"]]
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        problem = str(error).splitlines()[0]
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"expected a stage-1 checkpoint in {path}, but it cannot be read ({problem})") from None

@@ -150,7 +150,7 @@ def losses(
 
 def long_term_mean(takes: Takes, config: ContentTraining) -> Tensor:
     """[BANDS + 1]: the takes' mean spectrum and level, energy-weighted: what the encoder's mean starts from."""
-    batch = takes.batch(np.random.default_rng(config.seed), 64, config.frames, 0, helpers=0.5, shifted=0.0)
+    batch = takes.batch(np.random.default_rng(config.seed), 5 * config.batch, config.frames, 0, helpers=0.5, shifted=0.0)
     features = torch.from_numpy(batch.features).flatten(0, 1)
     energy = torch.exp(2 * features).mean(1, keepdim=True)
     level = 0.5 * torch.log(energy)
@@ -184,7 +184,7 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         step, spent = state["step"], state["seconds"]
     held_out = takes.batch(
-        np.random.default_rng(config.seed), 24, config.frames, MEAN_FRAMES, helpers=0.0, shifted=0.0, held_out=True
+        np.random.default_rng(config.seed), 2 * config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=0.0, held_out=True
     )
     began = time.monotonic() - spent
 
