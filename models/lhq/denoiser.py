@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,11 @@ class DenoiserConfig:
     heads: int = 4
     time: int = 128
     blocks: tuple[BlockConfig, ...] = BLOCKS
+
+    @classmethod
+    def from_json(cls, sizes: dict[str, Any]) -> DenoiserConfig:
+        """Inverse of `dataclasses.asdict`, for checkpoints."""
+        return cls(**{**sizes, "blocks": tuple(BlockConfig(**block) for block in sizes["blocks"])})
 
 
 class TimeEmbedding(nn.Module):

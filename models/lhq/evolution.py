@@ -2,19 +2,23 @@
 
 A block's value is what the loss gains by it for each millisecond that it takes. While the network is slower than wanted, its
 least valuable block goes; while it is faster, its most valuable one that still fits is doubled. Losses are taken on held-out
-batches with the same noise for all candidates, latencies from a table measured once on the machine at hand. All that decided is
-kept in a trace, from which the same decisions follow again.
+batches with the same noise for all candidates, latencies from a table measured once on the machine at hand. Actions say on what
+grounds they were decided: table and actions are a trace from which the same decisions follow again.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from models.lhq.denoiser import BlockConfig, Denoiser
+import numpy as np
+
+from models.graph import load_graph
+from models.lhq.denoiser import BlockConfig, Denoiser, DenoiserConfig
+from models.lhq.export import export_denoiser
+from models.lhq.mel import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,16 @@ class LatencyTable:
         """Of a denoiser of these blocks."""
         return self.rest + sum(self.blocks[block] for block in blocks)
 
+    def as_json(self) -> dict[str, Any]:
+        """As a trace and a checkpoint have it."""
+        return {"rest_ms": self.rest, "block_ms": [{**asdict(block), "ms": ms} for block, ms in self.blocks.items()]}
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any]) -> LatencyTable:
+        """Inverse of `as_json`."""
+        blocks = [dict(block) for block in table["block_ms"]]
+        return cls(table["rest_ms"], {BlockConfig(**block): ms for block in blocks for ms in [block.pop("ms")]})
+
 
 @dataclass(frozen=True)
 class Action:
@@ -39,6 +53,11 @@ class Action:
     value: float  # loss gained per millisecond
     values: tuple[float, ...]  # of all blocks, in order
     latency: float
+
+    @classmethod
+    def from_json(cls, action: dict[str, Any]) -> Action:
+        """Inverse of `dataclasses.asdict`."""
+        return cls(**{**action, "block": BlockConfig(**action["block"]), "values": tuple(action["values"])})
 
 
 def block_values(blocks: Sequence[BlockConfig], table: LatencyTable, loss: Callable[[list[bool]], float]) -> list[float]:
@@ -72,8 +91,30 @@ def apply(denoiser: Denoiser, action: Action) -> Denoiser:
     return denoiser.without(action.number) if action.kind == "remove" else denoiser.duplicated(action.number)
 
 
-def write_trace(path: Path, table: LatencyTable, target: float, actions: Sequence[Action]) -> None:
-    """What was decided and on what grounds, as JSON."""
-    latencies = [{**asdict(block), "ms": ms} for block, ms in table.blocks.items()]
-    trace = {"target_ms": target, "rest_ms": table.rest, "block_ms": latencies, "actions": [asdict(a) for a in actions]}
-    path.write_text(json.dumps(trace, indent=1))
+def measure_latencies(sizes: DenoiserConfig, seconds: float = 10.0, repeats: int = 7) -> LatencyTable:
+    """Measure a denoiser of these sizes on this machine, as it runs in a song: ONNX Runtime, one thread, float32.
+
+    Times of the processor, not of the clock, so that what else the machine does counts little; the least of the repeats.
+    """
+    frames = round(seconds * DEFAULT.sample_rate / DEFAULT.hop)
+    candidates: list[BlockConfig | None] = [None, *dict.fromkeys(sizes.blocks)]
+    sessions = [
+        load_graph(
+            export_denoiser(Denoiser(replace(sizes, blocks=(block,) if block else ()))).SerializeToString(), str(block)
+        ).session
+        for block in candidates
+    ]
+    inputs = {
+        "z": np.zeros((1, frames, sizes.mels), np.float32),
+        "t": np.ones(1, np.float32),
+        "condition": np.zeros((1, frames, sizes.condition + sizes.mels), np.float32),
+    }
+    taken = np.empty((repeats, len(sessions)))
+    for row in taken:
+        for number, session in enumerate(sessions):
+            began = time.thread_time()
+            session.run(None, inputs)
+            row[number] = time.thread_time() - began
+    least = taken.min(0) * 1000 / seconds
+    blocks = {block: max(1e-3, float(ms - least[0])) for block, ms in zip(candidates, least, strict=True) if block}
+    return LatencyTable(float(least[0]), blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from models.lhq.denoiser import BlockConfig
-from models.lhq.evolution import Action, LatencyTable, choose, write_trace
+from models.lhq.evolution import Action, LatencyTable, choose, measure_latencies
 
 SMALL, LARGE, SLOW = BlockConfig("conv", 1, 1), BlockConfig("conv", 7, 4), BlockConfig("attention", 8)
 TABLE = LatencyTable(1.0, {SMALL: 1.0, LARGE: 2.0, SLOW: 4.0})
@@ -58,15 +58,23 @@ def test_nothing_is_done_at_the_target() -> None:
     assert choose([SLOW], TABLE, 5.0, lambda keep: pytest.fail("nothing to measure")) is None
 
 
-def test_the_trace_holds_the_grounds_of_every_decision(tmp_path: Path) -> None:
-    """From what it says, the same decisions follow."""
+def test_table_and_actions_are_the_grounds_of_every_decision() -> None:
+    """From what they say as JSON, the same decisions follow."""
     blocks = [SMALL, LARGE, SLOW, LARGE]
     actions = evolve(blocks, [0.9, 1.0, 1.0, 0.8], 4.0)
-    write_trace(tmp_path / "trace.json", TABLE, 4.0, actions)
-    trace = json.loads((tmp_path / "trace.json").read_text())
-    table = {BlockConfig(b["kind"], b["reach"], b["expansion"]): b["ms"] for b in trace["block_ms"]}
-    assert LatencyTable(trace["rest_ms"], table) == TABLE and trace["target_ms"] == 4.0
-    for action in trace["actions"]:
-        assert action["number"] == min(range(len(blocks)), key=action["values"].__getitem__)
-        del blocks[action["number"]]
-        assert TABLE.total(blocks) == action["latency"]
+    table = LatencyTable.from_json(json.loads(json.dumps(TABLE.as_json())))
+    assert table == TABLE
+    for action in actions:
+        read = Action.from_json(json.loads(json.dumps(asdict(action))))
+        assert read == action
+        assert read.number == min(range(len(blocks)), key=read.values.__getitem__)
+        del blocks[read.number]
+        assert table.total(blocks) == read.latency
+
+
+def test_latencies_are_measured_on_this_machine() -> None:
+    """A block of four times the work takes longer; all take some time."""
+    small, large = BlockConfig("conv", 1, 1), BlockConfig("conv", 1, 8)
+    table = measure_latencies(DenoiserConfig(0.1, blocks=(small, large)), seconds=2.0, repeats=3)
+    assert table.rest > 0 and set(table.blocks) == {small, large}
+    assert table.blocks[large] > table.blocks[small] > 0
