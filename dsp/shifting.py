@@ -96,7 +96,7 @@ class PitchShifter:
         self._whole, self._phase = (np.empty(size, np.int64) for _ in range(2))
         self._stretch, self._row = (np.empty((size, TAPS), np.float32) for _ in range(2))
         self._pieces, self._window = (np.empty(size, np.float32) for _ in range(2))
-        self._table = np.empty((7, PIECES), np.float64)
+        self._table = np.empty((6, PIECES), np.float64)
         self._waiting: deque[Piece] = deque()
         searched = 2 * math.ceil(SEARCHED * (self._stride + longest)) + 8
         self._alike, self._energy = (np.empty(searched, np.float32) for _ in range(2))
@@ -264,8 +264,7 @@ class PitchShifter:
             length = wider
             table[:, number] = (
                 first - start,
-                first - piece.at,
-                piece.place,
+                (first - piece.at) * ratio + piece.place,
                 first - piece.centre,
                 -math.pi / piece.left,
                 math.pi / piece.right,
@@ -273,14 +272,16 @@ class PitchShifter:
             )
             number += 1
             waiting.popleft()
-        firsts, to_at, places, to_centre, rise, fall, gains = table[:, :number, None]
+        firsts, places, to_centre, rise, fall, gains = table[:, :number, None]
         size = number * length
         position, floor, shape = (a[:size].reshape(number, length) for a in (self._position, self._floor, self._shape))
         count = self._count[:length]
+        # Rows and columns are first copied to full size: numpy would allocate for arithmetic that spreads them.
         # Where each output sample lies in the input: a whole sample and a phase.
-        np.add(count, to_at, out=position)
+        np.copyto(position, count)
         position *= ratio
-        position += places
+        np.copyto(shape, places)
+        position += shape
         np.floor(position, out=floor)
         position -= floor
         position *= PHASES
@@ -299,14 +300,19 @@ class PitchShifter:
         np.take(self._tables[cutoff], phase, axis=0, out=row, mode="clip")
         np.einsum("nk,nk->n", stretch, row, out=pieces)
         # Half a Hann window to each side, and nothing beyond.
-        np.add(count, to_centre, out=floor)
-        np.multiply(floor, fall, out=shape)
-        floor *= rise
+        np.copyto(floor, count)
+        np.copyto(shape, to_centre)
+        floor += shape
+        np.copyto(shape, fall)
+        shape *= floor
+        np.copyto(position, rise)
+        floor *= position
         np.maximum(shape, floor, out=shape)
         np.minimum(shape, math.pi, out=shape)
         np.cos(shape, out=shape)
         shape += 1.0
-        shape *= gains
+        np.copyto(position, gains)
+        shape *= position
         np.copyto(self._window[:size], shape.reshape(size), casting="same_kind")
         pieces *= self._window[:size]
         for index in range(number):
