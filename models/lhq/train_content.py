@@ -107,7 +107,10 @@ class Heard:
 def hear(
     model: Conditioner, batch: Batch, config: ContentTraining, generator: torch.Generator, *, plain: bool = False
 ) -> Heard:
-    """Pass a batch through encoder and condition network. `plain` leaves features, level and bottleneck undisturbed."""
+    """Pass a batch through encoder and condition network. `plain` leaves features, level and bottleneck undisturbed.
+
+    Without pairs (`config.paired` 0) the encoder's statistics stay as they are.
+    """
     features, mel = torch.from_numpy(batch.features), torch.from_numpy(batch.mel)
     loudness, agreement = torch.from_numpy(batch.loudness), torch.zeros(())
     count = len(features)
@@ -123,9 +126,12 @@ def hear(
         heard = model.encoder.normalise(features)[:, MEAN_FRAMES:-MEAN_FRAMES]
     with half_precision():
         content = model.encoder.encode(heard).float()
-        if not plain:
-            content, pair = content[:count], content[count:]
+        if config.paired and not plain:  # the encoder is learning
+            content, pair = model.encoder.standardise.fit(content).split([count, config.paired])
             agreement = (content[count - config.paired :] - pair).square().mean()
+        else:
+            content = model.encoder.standardise(content)
+        if not plain:
             content = model.disturb(content)
         condition = model.condition(
             content,
@@ -215,7 +221,7 @@ def fit(
         # The average follows fast at first, or it would be the random start for a thousand steps.
         keep = min(config.average, step / (step + 10))
         with torch.no_grad():
-            for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+            for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - keep)
         recent.append((loss.item(), agreement.item()))
         if step % report_every == 0 or step == steps:
