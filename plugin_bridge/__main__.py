@@ -2,4 +2,6 @@
 
 from plugin_bridge.cli import main
 
-main()
+# A process that this one starts imports this file once more.
+if __name__ == "__main__":
+    main()

@@ -220,12 +220,17 @@ def live(
     osc_host: Annotated[
         str, typer.Option(help="Interface for OSC. 0.0.0.0 lets everybody in the network steer.")
     ] = "127.0.0.1",
+    web: Annotated[bool, typer.Option("--web", help="Serve a page to steer it from, on a phone too.")] = False,
+    web_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the page, 9080 by default.")] = None,
+    web_host: Annotated[
+        str | None, typer.Option(help="Interface of the page. 0.0.0.0 opens it to whoever gets its address, with a token in it.")
+    ] = None,
     freewheel: Annotated[
         bool, typer.Option("--freewheel", help="For a JACK server that renders: nothing is left out for being late.")
     ] = False,
     show_devices: Annotated[bool, typer.Option("--list", help="List the devices, and stop.")] = False,
 ) -> None:
-    """Convert live, from an input to an output, steered over OSC. Ctrl-C ends it."""
+    """Convert live, from an input to an output, steered over OSC and from a page. Ctrl-C ends it."""
     from plugin_bridge.live import Device, ServerLostError, list_devices
     from plugin_bridge.performance import Performance
     from plugin_bridge.voices import parse_voice
@@ -237,6 +242,7 @@ def live(
         if show_devices:
             print(list_devices())
             return
+        page = (web_host or "127.0.0.1", 9080 if web_port is None else web_port)
         given = {"pitch_shift": pitch, "formant_shift": formant, "mix": mix, "gain_db": gain, "gate_db": gate}
         performance = Performance(
             Device(_device(input_device), _device(output_device), channel, rate, block),
@@ -248,6 +254,7 @@ def live(
             midi=midi,
             lessons=midi_learn or (),
             osc=None if osc_port == 0 else (osc_host, osc_port),
+            web=page if web or web_port is not None or web_host is not None else None,
             freewheel=freewheel,
             tell=_say,
         )

@@ -15,7 +15,10 @@ from typing import Literal
 
 State = Literal["ok", "optional", "missing"]
 
-NEEDED = ("numpy", "onnxruntime", "pedalboard", "pydantic", "platformdirs", "pyworld", "matplotlib", "pythonosc")
+NEEDED = (
+    *("numpy", "onnxruntime", "pedalboard", "pydantic", "platformdirs", "pyworld", "matplotlib", "pythonosc"),
+    *("starlette", "uvicorn", "websockets"),
+)
 # Distributions are not always called like what one imports.
 DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc", "rtmidi": "python-rtmidi"}
 PORTAUDIO_REMEDY = {

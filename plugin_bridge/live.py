@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.ring import AudioRing
+from dsp.smoothing import add
 from plugin_bridge.control import Status
 from plugin_bridge.doctor import portaudio_remedy
 from plugin_bridge.signal_path import SignalPath
@@ -208,6 +210,8 @@ class LiveHost:
     monitor : float
         0 to 1: how much of the source is heard at once, beside the converted voice.
     recorder : TakeRecorder, optional
+    tap : AudioRing, optional
+        Gets source and converted voice, for meters.
     freewheel : bool
         True where the device has no clock (a JACK server that renders): then nothing is ever too late.
     tell : callable
@@ -222,13 +226,14 @@ class LiveHost:
         *,
         monitor: float = 0.0,
         recorder: TakeRecorder | None = None,
+        tap: AudioRing | None = None,
         freewheel: bool = False,
         tell: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if not 0 <= monitor <= 1:
             raise LiveError(f"the monitor level must be between 0 and 1, got {monitor:g}")
         self._device, self._opened, self._path = device, opened, path
-        self._monitor, self._recorder, self._freewheel, self._tell = monitor, recorder, freewheel, tell
+        self._monitor, self._recorder, self._tap, self._freewheel, self._tell = monitor, recorder, tap, freewheel, tell
         self.clock = Clock(opened.sample_rate)
         self.overload = Overload()
         self.skipped = 0
@@ -278,10 +283,12 @@ class LiveHost:
             self._path.process(source, wet)
         if self._recorder is not None:
             self._recorder.push(source, wet)
+        if self._tap is not None:
+            self._tap.push(source, wet)
         if self._monitor:
             dry = self._dry[:n]
             np.multiply(source, self._monitor, out=dry)
-            wet += dry
+            add(wet, dry)
         np.clip(wet, -1.0, 1.0, out=wet)
         outdata[:] = wet.T
 

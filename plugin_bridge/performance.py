@@ -1,4 +1,4 @@
-"""A live performance: device, signal path, OSC and recording put together, run and taken down again."""
+"""A live performance: device, signal path, OSC, page and recording put together, run and taken down again."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import CHAIN, Event, events_of
 from plugin_bridge.voices import find_voice, voices
+from plugin_bridge.web.page import Page
 
 STATUS_SECONDS = 10.0
 RETRY_SECONDS = 1.0
@@ -50,8 +51,8 @@ class Performance:
         What the first touches of the MIDI controller are bound to, as `midi_map.parse_lesson` takes it.
     record : Path or None
         See `TakeRecorder`.
-    osc : (str, int) or None
-        Host and port to listen on.
+    osc, web : (str, int) or None
+        Host and port to listen on, for OSC and for the page.
     freewheel : bool
         See `LiveHost`.
     tell : callable
@@ -75,6 +76,7 @@ class Performance:
         midi: str | None = None,
         lessons: Sequence[str] = (),
         osc: tuple[str, int] | None = None,
+        web: tuple[str, int] | None = None,
         freewheel: bool = False,
         tell: Callable[[str], None],
     ) -> None:
@@ -100,7 +102,15 @@ class Performance:
                 recorder = TakeRecorder(_free(record) if state else record, path)
                 stack.callback(recorder.close)
             self._recorder = recorder
-            self.host = LiveHost(device, opened, path, monitor=monitor, recorder=recorder, freewheel=freewheel, tell=tell)
+            self.page = None
+            if web is not None:
+                # The pages that are open know the token of the process whose place this one took.
+                self.page = Page(self.surface, *web, token=json.loads(state)["token"] if state else "", tell=tell)
+                stack.callback(self.page.close)
+            tap = None if self.page is None else self.page.tap
+            self.host = LiveHost(
+                device, opened, path, monitor=monitor, recorder=recorder, tap=tap, freewheel=freewheel, tell=tell
+            )
             self.surface.status = self.host.status
             self.server = None
             self.midi = None
@@ -136,6 +146,9 @@ class Performance:
             host, port = self.server.address
             open_to = "this computer alone (--osc-host opens it)" if host.startswith("127.") else "everybody in its network"
             self._tell(f"OSC on {host} port {port}, open to {open_to}")
+        if self.page is not None:
+            open_to = "whoever has this address" if self.page.token else "this computer alone (--web-host opens it)"
+            self._tell(f"page at {self.page.address} , open to {open_to}")
         begun = time.monotonic()
         told = begun
 
@@ -180,7 +193,8 @@ class Performance:
         values = {name: self.surface.value(name) for name in (*PARAMETERS, "chain")}
         events = [event.model_dump(mode="json") for event in events_of([(0, values)], 1.0)]
         self.close()
-        os.environ[STATE_VARIABLE] = json.dumps({"preset": self.surface.preset, "events": events})
+        token = "" if self.page is None else self.page.token
+        os.environ[STATE_VARIABLE] = json.dumps({"preset": self.surface.preset, "events": events, "token": token})
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", "plugin_bridge", *sys.argv[1:]])

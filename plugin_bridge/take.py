@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile, WriteableAudioFile
 
+from dsp.ring import AudioRing
 from plugin_bridge.files import replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.signal_path import Changes, SignalPath
@@ -47,9 +48,7 @@ class TakeRecorder:
         self._rate = int(path.sample_rate)
         if self._rate != path.sample_rate:
             raise ValueError(f"only a whole number of Hz can be recorded, not {path.sample_rate:g}")
-        self._length = int(RING_SECONDS * path.sample_rate)
-        self._ring = np.zeros((1 + path.channels, self._length), np.float32)
-        self._pushed = self._written = 0
+        self._ring = AudioRing(path.channels, int(RING_SECONDS * path.sample_rate))
         start: Changes = {name: getattr(path.converter, name) for name in PARAMETERS}
         self._log: list[tuple[int, Changes]] = [(0, {**start, "chain": path.chain})]
         self._done = threading.Event()
@@ -66,14 +65,7 @@ class TakeRecorder:
 
     def push(self, source: NDArray[np.float32], wet: NDArray[np.float32]) -> None:
         """Record source [n] and wet [channels, n]."""
-        n, start = source.shape[0], self._pushed % self._length
-        first = min(n, self._length - start)
-        self._ring[0, start : start + first] = source[:first]
-        self._ring[1:, start : start + first] = wet[:, :first]
-        if first < n:
-            self._ring[0, : n - first] = source[first:]
-            self._ring[1:, : n - first] = wet[:, first:]
-        self._pushed += n
+        self._ring.push(source, wet)
 
     def close(self) -> None:
         """Write the rest and finish the files."""
@@ -110,17 +102,9 @@ class TakeRecorder:
     def _drain(self, dry: WriteableAudioFile, wet: WriteableAudioFile) -> None:
         while self._path.log:
             self._log.append(self._path.log.popleft())
-        # A block may be half in the ring while it is counted as pushed only when it is there.
-        end = self._pushed
-        late = end - self._written - self._length * 3 // 4
-        if late > 0:  # the audio thread is about to come round: leave out what it will write over
-            self.lost += late
-            for file, channels in ((dry, 1), (wet, self._path.channels)):
-                file.write(np.zeros((channels, late), np.float32))
-            self._written += late
-        while self._written < end:
-            start = self._written % self._length
-            stop = min(self._length, start + end - self._written)
-            dry.write(self._ring[:1, start:stop])
-            wet.write(self._ring[1:, start:stop])
-            self._written += stop - start
+        lost, audio = self._ring.pull()
+        self.lost += lost
+        for part in (np.zeros((len(audio), lost), np.float32), audio):
+            if part.size:
+                dry.write(part[:1])
+                wet.write(part[1:])
