@@ -206,7 +206,7 @@ class Run:
                 {"params": list(self.network.parameters()), "rate": config.learning_rate},
                 {"params": known, "rate": config.condition_learning_rate},
             ]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
     def loss(self) -> Tensor:
         """Of a training step, which has its randomness from (seed, phase, step)."""

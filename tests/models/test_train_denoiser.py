@@ -1,0 +1,184 @@
+"""Stage 2 of the song engine's training: exact after a kill, phases that do what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from models.lhq import train_denoiser  # noqa: E402
+from models.lhq.content import MEAN_FRAMES, Conditioner, ContentConfig  # noqa: E402
+from models.lhq.data import Takes  # noqa: E402
+from models.lhq.denoiser import BlockConfig, DenoiserConfig  # noqa: E402
+from models.lhq.evolution import LatencyTable  # noqa: E402
+from models.lhq.train_content import ContentTraining  # noqa: E402
+from models.lhq.train_denoiser import DenoiserTraining, Progress, Run, fit, load_result  # noqa: E402
+
+torch.set_num_threads(1)
+BLOCKS = (BlockConfig("attention", 3), BlockConfig("conv", 2, 1), BlockConfig("conv", 1, 2))
+TABLE = LatencyTable(1.0, dict(zip(BLOCKS, (1.0, 1.0, 2.0), strict=True)))
+SIZES = DenoiserConfig(1.0, width=32, heads=2, time=16, blocks=BLOCKS)
+CONTENT = ContentConfig(
+    voices=3,
+    content=8,
+    encoder_width=16,
+    encoder_hidden=16,
+    encoder_dilations=(1,),
+    condition_width=16,
+    condition_hidden=16,
+    condition_dilations=(1,),
+)
+TRAINING = DenoiserTraining(
+    seed=3,
+    batch=4,
+    frames=32,
+    helpers=0.25,
+    shifted=0.3,
+    skip=0.3,
+    learning_rate=2e-3,
+    condition_learning_rate=1e-4,
+    distillation_learning_rate=5e-3,
+    coarse=0.5,
+    average=0.9,
+    distillation_average=0.9,
+    kept=0.25,
+)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes of two voices and a helper: noise whose mel follows the content, as far as a test needs it."""
+    folder = tmp_path_factory.mktemp("packed")
+    rng = np.random.default_rng(0)
+    takes: list[dict[str, Any]] = []
+    arrays: dict[str, list[Any]] = {"mel.f16": [], "features.f16": [], "other.f16": [], "scalars.f32": []}
+    start = 0
+    for speaker, shift, held_out in [
+        (speaker, shift, held_out) for held_out in (False, True) for speaker in ("a", "b", "c") for shift in (0.0, 2.0)
+    ]:
+        frames = 120
+        walk = np.cumsum(rng.standard_normal((frames, 1)), 0) * 0.1
+        features = walk + 0.3 * rng.standard_normal((frames, 80)) - 4
+        arrays["features.f16"].append(features)
+        arrays["other.f16"].append(features + 0.1)
+        arrays["mel.f16"].append(0.1 * np.repeat(features, 2, 1)[:, :100] + 0.05 * rng.standard_normal((frames, 100)))
+        arrays["scalars.f32"].append(np.stack([walk[:, 0] - 3, np.full(frames, 200.0), np.ones(frames)], 1))
+        takes.append(
+            {
+                "speaker": speaker,
+                "target": speaker != "c",
+                "held_out": held_out,
+                "start": start,
+                "frames": frames,
+                "shift": shift if speaker != "c" else 0.0,
+                "bandwidth_hz": 20_000.0 if speaker != "c" else 8_000.0,
+            }
+        )
+        start += frames
+    for name, parts in arrays.items():
+        np.concatenate(parts).astype("<f4" if name.endswith("f32") else "<f2").tofile(folder / name)
+    (folder / "index.json").write_text(json.dumps(takes))
+    return folder
+
+
+def new_run(packed: Path, targets: tuple[float, float] = (4.0, 3.0)) -> Run:
+    content = ContentTraining(1, 4, 32, 0.25, 0.3, 2, 1e-3, 0.9, 0.4, (-1.0, 0.5))
+    return Run(Takes(packed), TRAINING, content, {"lhq": targets[0], "mobile": targets[1]})
+
+
+def conditioner() -> Conditioner:
+    torch.manual_seed(7)
+    return Conditioner(CONTENT)
+
+
+def started(packed: Path) -> Run:
+    run = new_run(packed)
+    run.start(conditioner(), SIZES, TABLE)
+    return run
+
+
+def train(run: Run, folder: Path, stop_after: int | None = None) -> list[Progress]:
+    seen: list[Progress] = []
+    fit(run, folder, seen.append, steps=30, report_every=4, stop_after=stop_after)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
+    """A whole run of all phases in some 30 steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(started(packed), folder)
+
+
+@pytest.mark.parametrize("killed_after", [16, 27, 32])
+def test_a_run_killed_and_resumed_is_the_run_that_was_not(
+    packed: Path, trained: tuple[Path, list[Progress]], tmp_path: Path, killed_after: int
+) -> None:
+    """Killed while it evolves, is distilled, is shrunk: the results are bit-equal."""
+    train(started(packed), tmp_path, stop_after=killed_after)
+    assert not (tmp_path / "mobile.pt").exists()
+    resumed = new_run(packed)
+    resumed.resume(torch.load(tmp_path / "denoiser.pt", weights_only=True), Conditioner(CONTENT))
+    train(resumed, tmp_path)
+    for name in ("teacher", "student", "mobile"):
+        (one, its), (other, others) = (load_result(f / f"{name}.pt", Conditioner(CONTENT)) for f in (trained[0], tmp_path))
+        assert one.config == other.config
+        for ours, theirs in zip(
+            [*one.parameters(), *its.parameters()], [*other.parameters(), *others.parameters()], strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    assert (tmp_path / "evolution.json").read_text() == (trained[0] / "evolution.json").read_text()
+
+
+def test_the_results_have_the_latencies_asked_for_and_the_trace_says_why(trained: tuple[Path, list[Progress]]) -> None:
+    folder, _ = trained
+    trace = json.loads((folder / "evolution.json").read_text())
+    for name, size in (("student", "lhq"), ("mobile", "mobile")):
+        denoiser, _ = load_result(folder / f"{name}.pt", Conditioner(CONTENT))
+        latency = TABLE.total(denoiser.config.blocks)
+        assert latency <= trace["target_ms"][size]
+        assert latency == [a for a in trace["actions"] if a["size"] == size][-1]["latency"]
+
+
+def test_the_encoder_stays_and_the_condition_network_learns(trained: tuple[Path, list[Progress]]) -> None:
+    before, (_, after) = conditioner(), load_result(trained[0] / "student.pt", Conditioner(CONTENT))
+    for old, new in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True):
+        assert torch.equal(old, new)
+    assert not torch.equal(before.condition.enter.weight, after.condition.enter.weight)
+
+
+def test_the_helpers_silence_above_their_bandwidth_teaches_nothing(packed: Path) -> None:
+    """Whatever their mel holds there, the loss is the same."""
+    run = started(packed)
+    run.enter()
+    losses = []
+    for value in (-1.0, 0.5):
+        takes = run.takes
+        batch = takes.batch(np.random.default_rng(0), 4, 32, MEAN_FRAMES, helpers=1.0, shifted=0.0)
+        batch.mel[:, :, -10:] = value  # bands above 15 kHz
+        run.draw = lambda *_, batch=batch: batch  # type: ignore[method-assign]
+        losses.append(run.loss().item())
+    assert losses[0] == losses[1]
+
+
+def test_teaching_lowers_the_loss_and_a_student_comes_near_its_teacher(packed: Path) -> None:
+    """On noise about a known mean, whose spread is all there is to learn."""
+    run = started(packed)
+    run.enter()
+    task = run.held_out_task()
+    before = run.held_out_loss(run.average, task)
+    for _ in range(40):
+        run.advance(0.0)
+    assert run.held_out_loss(run.average, task) < 0.9 * before
+    run.phase, run.step = [p.name for p in train_denoiser.PHASES].index("halve to 1"), 0
+    run.enter()
+    started_at = run.held_out_loss(run.average, task)
+    for step in range(40):
+        run.advance(step / 40)
+    assert run.held_out_loss(run.average, task) < 0.9 * started_at
