@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv
+from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv, write_f0_csv
 from dsp.resampling import exact_rate, resample
 from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames
@@ -165,6 +165,8 @@ class SongRenderer:
         pitch_shift: float = 0.0,
         formant_shift: float = 0.0,
         transpose: Transposition = 0.0,
+        f0: str | Path | None = None,
+        f0_out: str | Path | None = None,
         progress: Callable[[Progress], None] = lambda now: None,
     ) -> Rendering:
         """Convert a recording to a file of the same rate, channel count and length, time-aligned.
@@ -177,6 +179,10 @@ class SongRenderer:
             Semitones.
         transpose
             Semitones on top of `pitch_shift`, or "auto".
+        f0
+            A table of the source's pitch to use in place of what is tracked: see `dsp.f0.read_f0_csv`.
+        f0_out
+            Where to write the source's pitch as such a table.
         progress
             Called now and then, from this thread.
 
@@ -187,15 +193,17 @@ class SongRenderer:
         ModelError
             If the song engine fails.
         ValueError
-            For a value out of range.
+            For a value out of range, or a table that does not fit the recording.
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
-        wishes = Wishes(pitch_shift, formant_shift, transpose)
+        wishes = Wishes(pitch_shift, formant_shift, transpose, None if f0 is None else Path(f0))
         with open_recording(source) as recording:
             song = self.listen(recording, wishes, progress)
             if not song.voiced:
                 raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
+            if f0_out is not None:
+                write_f0_csv(Path(f0_out), song.pitch)
             peak = 0.0
             with (
                 replacing(target) as file,
@@ -381,10 +389,10 @@ class Song:
         change = softness * np.minimum(0.0, source + LOUDER_DB - got)
         if not change.any():
             return audio
-        gain = np.append(10 ** (change / 20), 1.0).astype(np.float32)
+        gain = np.ones(count + 1, np.float32)
+        gain[:-1] = 10 ** (change / 20)
         ramp = np.arange(HOP, dtype=np.float32) / HOP
-        softened: Audio = audio * (gain[:-1, None] + (gain[1:] - gain[:-1])[:, None] * ramp).ravel()
-        return softened
+        return np.asarray(audio * (gain[:-1, None] + (gain[1:] - gain[:-1])[:, None] * ramp).ravel(), np.float32)
 
 
 class _Joined:
@@ -465,9 +473,9 @@ def _balance(power: NDArray[np.float64], channel_power: NDArray[np.float64]) -> 
     window = BALANCE_S * FRAME_RATE
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return frame_power(np.sqrt(values), 0, 1, window, frames) + 1e-12
+        return frame_power(np.sqrt(values), 0, 1, window, frames)
 
-    smooth = mean(power)
+    smooth = mean(power) + 1e-12
     # Beyond the number of channels the mean is what is left of channels that cancel each other.
     return np.stack([np.minimum(np.sqrt(mean(channel) / smooth), channels) for channel in channel_power]).astype(np.float32)
 

@@ -14,7 +14,7 @@ from packs import constant, model_proto, value, voice_card
 from models.lhq.features import BANDS
 from models.lhq.mel import DEFAULT
 from models.lhq.synthesis import GAINS, NOISE_STEPS
-from models.pack import PackManifest, write_pack
+from models.pack import PackManifest, VoiceCard, write_pack
 
 CONTENT, CONDITION, BINS = 16, 32, DEFAULT.bins
 LOUDNESS = 12.0  # nepers that stand for 1 in the graphs' channels
@@ -149,12 +149,17 @@ def song_graphs(gains_db: Mapping[str, float]) -> dict[str, onnx.ModelProto]:
     return graphs
 
 
-def write_song_pack(path: Path, gains_db: Mapping[str, float], graphs: Mapping[str, onnx.ModelProto] | None = None) -> Path:
+def write_song_pack(
+    path: Path,
+    gains_db: Mapping[str, float],
+    graphs: Mapping[str, onnx.ModelProto] | None = None,
+    cards: Sequence[VoiceCard] | None = None,
+) -> Path:
     """A pack whose song engine `lhq` has these voices; `mobile` has the same graphs."""
     graphs = graphs or song_graphs(gains_db)
     members = {f"song_lhq_{part}.onnx": graph.SerializeToString() for part, graph in graphs.items()}
     parts = {part: f"song_lhq_{part}.onnx" for part in graphs}
-    cards = [voice_card(name) for name in gains_db]
+    cards = list(cards or map(voice_card, gains_db))
     manifest = PackManifest(
         title="Test", voices=cards, sample_rate=40_000, licence="CC0-1.0", songs={"lhq": parts, "mobile": parts}
     )
