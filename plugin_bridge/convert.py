@@ -199,7 +199,8 @@ def _prepared(recording: Recording, settings: Settings, transposition: float) ->
     voice = timeline.first_voice()
     converter = (settings if voice is None else replace(settings, voice=voice)).converter(transposition)
     channels = timeline.channels if inputs == 1 else inputs
-    path = SignalPath(converter, rate, timeline.block_size or None, channels, inputs=inputs)
+    steers = timeline.steers_pitch()
+    path = SignalPath(converter, rate, timeline.block_size or None, channels, inputs=inputs, steer_pitch=steers)
     player = Player(path, timeline)
 
     def process(block: NDArray[np.float32]) -> NDArray[np.float32]:

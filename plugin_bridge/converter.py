@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dsp.layout import ChannelLayout
 from dsp.resampling import exact_rate
-from plugin_bridge.engine import Engine, Faults, Setup, engine_latency
+from plugin_bridge.engine import SHIFTS, Engine, Faults, Setup, engine_latency, needs_stage
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.protocol import check_audio, check_block, number, positive
 from plugin_bridge.stream import HostStream
@@ -57,7 +57,9 @@ class _Number:
         return self if converter is None else converter._numbers[self._parameter.name]
 
     def __set__(self, converter: VoiceConverter, value: float) -> None:
-        converter._numbers[self._parameter.name] = self._parameter.number(value)
+        number = self._parameter.number(value)
+        converter.check_number(self._parameter.name, number)
+        converter._numbers[self._parameter.name] = number
 
 
 class VoiceConverter:
@@ -73,7 +75,8 @@ class VoiceConverter:
         A name of `voices()`, the path of a pack, or names with weights (voices of one pack; the weights are scaled to
         add up to 1).
     pitch_shift : float
-        -24 to 24 semitones.
+        -24 to 24 semitones. Where a voice has no control of it, the source is shifted before it is converted, which costs 20 ms
+        of latency as long as a stream lasts that began with a shift; one that began without cannot be shifted (see `prepare`).
     formant_shift : float
         -12 to 12 semitones.
     mix : float
@@ -89,6 +92,9 @@ class VoiceConverter:
     stereo : "mid" or "each"
         Convert the mean of all channels and put it on all of them (the source in the mix keeps its channels), or convert
         each channel with a model state of its own, at a cost for each.
+
+    engine : "stream" or "song"
+        The song engine sounds best, and is for whole recordings: `process` with `reset=True` alone, also in a `Board`.
 
     Attributes
     ----------
@@ -129,6 +135,16 @@ class VoiceConverter:
         "_trimmed",
     )
 
+    def __new__(cls, voice: Voice = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object) -> VoiceConverter:
+        """A converter of the kind that `engine` names."""
+        if engine not in ("stream", "song"):
+            raise ValueError(f"engine must be 'stream' or 'song', got {engine!r}")
+        if engine == "song" and cls is VoiceConverter:
+            from plugin_bridge.song_converter import SongConverter
+
+            return super().__new__(SongConverter)
+        return super().__new__(cls)
+
     def __init__(
         self,
         voice: Voice = "pjs",
@@ -140,14 +156,13 @@ class VoiceConverter:
         gate_db: float = -90.0,
         bypass: bool = False,
         stereo: Literal["mid", "each"] = "mid",
+        engine: Literal["stream", "song"] = "stream",
     ) -> None:
         if stereo not in ("mid", "each"):
             raise ValueError(f"stereo must be 'mid' or 'each', got {stereo!r}")
         self._stereo = stereo
         # What any thread may set, and the audio thread takes at the start of a call. A dict's items change atomically.
         self._numbers: dict[str, float] = {}
-        self.pitch_shift, self.formant_shift = pitch_shift, formant_shift
-        self.mix, self.gain_db, self.gate_db = mix, gain_db, gate_db
         self.bypass = bypass
         self._target = voice_target(voice)
         self._engines: deque[Engine] = deque(maxlen=1)  # for the next voice, ready to run; the latest wins
@@ -164,6 +179,8 @@ class VoiceConverter:
         self._running = False  # in the middle of a stream
         self._trimmed = False  # the last call was to `process`, which leaves out the first `latency_samples`
         self._flat = True  # `process_block` was last given [n] rather than [channels, n]
+        self.pitch_shift, self.formant_shift = pitch_shift, formant_shift
+        self.mix, self.gain_db, self.gate_db = mix, gain_db, gate_db
 
     pitch_shift = _Number("pitch_shift")
     formant_shift = _Number("formant_shift")
@@ -221,13 +238,13 @@ class VoiceConverter:
 
     def _load_voice(self, target: VoiceTarget) -> LoadedVoice:
         stream = self._stream
-        if stream is None or self._outdated:
+        if stream is None or self._stale():
             return LoadedVoice(target)
         stream.retired.clear()
         model, newest, last = target.pack.stream_model(), self._newest, self._last_loaded
         if newest is not None and newest.model is model and (last is None or last is model):
             return LoadedVoice(target, model, stream)
-        least = engine_latency(model, stream.setup.rate, stream.setup.block)
+        least = engine_latency(model, stream.setup.rate, stream.setup.block, needs_stage(model, self._numbers))
         if least > stream.setup.latency:
             if self._promised or self._running:
                 raise ValueError(
@@ -241,10 +258,10 @@ class VoiceConverter:
 
     def _take_voice(self, loaded: LoadedVoice) -> None:
         stream, newest = self._stream, self._newest
-        fresh = stream is not None and not self._outdated
+        fresh = stream is not None and not self._stale()
         if (loaded.stream is None and fresh) or loaded.stream not in (None, stream):
             raise RuntimeError("the voice was loaded for another stream: load it again")
-        if loaded.stream is not None and not self._outdated:
+        if loaded.stream is not None and fresh:
             if newest is not None and newest.model is loaded.model:
                 newest.wanted_weights = loaded.target.weights
             elif loaded.engine is not None:
@@ -277,10 +294,11 @@ class VoiceConverter:
         model's own rate, for any block size.
         """
         stream = self._stream
-        if stream is not None and not self._outdated:
+        if stream is not None and not self._stale():
             return stream.setup.latency
         model = self._target.pack.stream_model()
-        return engine_latency(model, stream.setup.rate if stream else Fraction(model.sample_rate), None)
+        rate = stream.setup.rate if stream else Fraction(model.sample_rate)
+        return engine_latency(model, rate, None, needs_stage(model, self._numbers))
 
     @property
     def reported_latency_samples(self) -> int:
@@ -293,7 +311,29 @@ class VoiceConverter:
         model, stream = self._target.pack.stream_model(), self._stream
         return math.ceil(model.lookahead * stream.setup.rate / model.sample_rate) if stream else model.lookahead
 
-    def prepare(self, sample_rate: float, block_size: int | None = None, channels: int = 1) -> None:
+    def check_number(self, name: str, number: float) -> None:
+        """ValueError if `pitch_shift` or `formant_shift` cannot leave 0 in the stream under way, for lack of latency."""
+        newest = self._newest
+        if not number or name not in SHIFTS or newest is None or self._outdated or not (self._promised or self._running):
+            return
+        if not newest.serves({name: number}):
+            raise ValueError(
+                f"voice {self._target.shown!r} has no {name} of its own, and the stream was prepared without one: set it, or "
+                f"steer_pitch, before prepare() or reset()"
+            )
+
+    def take_number(self, name: str, number: float) -> None:
+        """Set a parameter that was checked before; fit for the audio thread. It has no effect where it has become impossible."""
+        self._numbers[name] = number
+
+    def _stale(self) -> bool:
+        """Whether a new stream is made when audio comes: for another voice, or for a shift that this one has no latency for."""
+        bound = self._promised or self._running
+        return self._outdated or (not bound and self._newest is not None and not self._newest.serves(self._numbers))
+
+    def prepare(
+        self, sample_rate: float, block_size: int | None = None, channels: int = 1, *, steer_pitch: bool = False
+    ) -> None:
         """Load the voice and start a new stream for `process_block`.
 
         It holds until `process` is called with another rate or channel count, or with `reset=False` after a `block_size`.
@@ -306,6 +346,9 @@ class VoiceConverter:
             Samples in every block, which makes the latency shorter than if blocks may have any size (None).
         channels : int
             1 to 8.
+        steer_pitch : bool
+            For voices that have no control of pitch or formants: let `pitch_shift` and `formant_shift` leave 0 later on, which
+            costs 20 ms of latency. It is so anyway if they are not 0 now; else they stay 0 until `prepare` is called again.
         """
         rate = exact_rate(number("sample_rate", sample_rate))
         if block_size is not None:
@@ -316,14 +359,15 @@ class VoiceConverter:
         if channels > MOST_CHANNELS:
             raise ValueError(f"channels must be 1 to {MOST_CHANNELS}, got {channels}")
         with self._lock:
-            self._prepare(rate, block_size, channels)
+            self._prepare(rate, block_size, channels, steer_pitch)
             self._promised = True
 
-    def _prepare(self, rate: Fraction, block: int | None, channels: int) -> HostStream:
+    def _prepare(self, rate: Fraction, block: int | None, channels: int, steer_pitch: bool = False) -> HostStream:
         with self._setting:
             model = self._target.pack.stream_model()
             capacity = CAPACITY if block is None else max(1, CAPACITY // block) * block
-            setup = Setup(rate, block, channels, capacity, engine_latency(model, rate, block))
+            staged = steer_pitch or needs_stage(model, self._numbers)
+            setup = Setup(rate, block, channels, capacity, engine_latency(model, rate, block, staged))
             stream = HostStream(setup, self._stereo == "each", self._faults)
             self._engines.clear()
             self._newest = stream.engine(model, self._target.weights)
@@ -341,7 +385,7 @@ class VoiceConverter:
 
     def _restart(self, stream: HostStream) -> None:
         """From silence, with the voice and the parameters that are wanted now."""
-        if self._outdated:
+        if self._stale():
             return  # a new stream is made when audio comes
         with self._setting:
             assert self._newest is not None, "there is one with every stream"
@@ -425,7 +469,7 @@ class VoiceConverter:
     def _stream_for(self, rate: Fraction, channels: int, any_block: bool) -> HostStream:
         """The stream there is, if it serves, else a new one."""
         stream = self._stream
-        if stream is not None and not self._outdated:
+        if stream is not None and not self._stale():
             setup = stream.setup
             if (setup.rate, setup.channels) == (rate, channels) and not (any_block and setup.block is not None):
                 return stream

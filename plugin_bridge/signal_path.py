@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.smoothing import RAMP_SECONDS, Ramp
+from dsp.smoothing import RAMP_SECONDS, Ramp, scale
 from plugin_bridge.board import Board
 from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
 from plugin_bridge.parameters import PARAMETERS
@@ -133,9 +133,9 @@ class _Section:
         _process(self._next, other)
         # The two differ by effects alone, so that they add up in amplitude.
         self._share.fill(position, self._count, gain)
-        other *= gain
+        scale(other, gain)
         np.subtract(1.0, gain, out=gain)
-        x *= gain
+        scale(x, gain)
         x += other
         if self._share.stays(1.0, position + n):
             self._chain, self._next = self._next, None
@@ -185,6 +185,8 @@ class SignalPath:
         Channels of the source and the converter: as many as `channels`, or 1.
     chain : tuple of Effect
         As in a preset: the effects, and the converter in its place.
+    steer_pitch : bool
+        As for `VoiceConverter.prepare`.
 
     Attributes
     ----------
@@ -201,11 +203,12 @@ class SignalPath:
     channels: int = 1
     chain: tuple[Effect, ...] = PLAIN_CHAIN
     inputs: int = 1
+    steer_pitch: bool = False
     position: int = field(default=0, init=False)
     log: deque[tuple[int, Changes]] = field(default_factory=lambda: deque(maxlen=LONGEST_LOG), init=False)
 
     def __post_init__(self) -> None:
-        self.converter.prepare(self.sample_rate, self.block_size, self.inputs)
+        self.converter.prepare(self.sample_rate, self.block_size, self.inputs, steer_pitch=self.steer_pitch)
         self.latency_samples = self.converter.latency_samples
         block = self.block_size or 1
         self._capacity = max(1, CAPACITY // block) * block
@@ -247,7 +250,8 @@ class SignalPath:
                 before, after = self._before.load(first), self._after.load(last)
                 checked[name] = value
             else:
-                checked[name] = check_number_or_switch(name, value)
+                checked[name] = number = check_number_or_switch(name, value)
+                self.converter.check_number(name, number)
         return Gesture(checked, voice, before, after)
 
     def post(self, gesture: Gesture) -> None:
@@ -284,7 +288,7 @@ class SignalPath:
                 if length and self.position:
                     self._glides[name] = _Glide(getattr(self.converter, name), value, self.position, length)  # type: ignore[arg-type]
                     continue
-                setattr(self.converter, name, value)
+                self.converter.take_number(name, value)  # type: ignore[arg-type]
             told[name] = value
         if told:
             self.log.append((self.position, told))
@@ -330,7 +334,7 @@ class SignalPath:
         told: dict[str, Change] = {}
         for name, glide in list(self._glides.items()):
             value = told[name] = glide.at(self.position)
-            setattr(self.converter, name, value)
+            self.converter.take_number(name, value)
             if value == glide.target:
                 del self._glides[name]
         self.log.append((self.position, told))
@@ -372,7 +376,7 @@ class SignalPath:
         if not self._gate.stays(1.0, self.position):
             gain = self._gain[:n]
             self._gate.fill(self.position, self._count, gain)
-            mixed *= gain
+            scale(mixed, gain)
         out[:] = mixed
         self.position += n
 

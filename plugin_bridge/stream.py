@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dsp.gate import Gate
 from dsp.resampling import Resampler
-from dsp.smoothing import RAMP_SECONDS, Ramp, equal_power_fade
+from dsp.smoothing import RAMP_SECONDS, Ramp, equal_power_fade, scale
 from plugin_bridge.engine import HIGHEST_SAMPLE, Controls, Engine, Faults, Setup
 from plugin_bridge.parameters import PARAMETERS
 
@@ -107,7 +107,7 @@ class HostStream:
         """From here on feed this engine too, and fade it in when it is warm."""
         self._joining = engine
         engine.reset(self.position)
-        seconds = min(WARM_UP_SECONDS, engine.model.receptive_field / engine.model.sample_rate)
+        seconds = min(WARM_UP_SECONDS, engine.memory)
         self._fade_start = self.position + self.setup.latency + round(seconds * self.setup.rate)
 
     def _targets(self, numbers: Mapping[str, float], bypass: bool) -> tuple[tuple[Ramp, float], ...]:
@@ -125,7 +125,7 @@ class HostStream:
 
     def _set_engine(self, engine: Engine) -> None:
         self._engine = engine
-        self._gate.tail = round(engine.model.receptive_field * self.setup.rate / engine.model.sample_rate)
+        self._gate.tail = round(engine.memory * self.setup.rate)
 
     def advance(self, block: NDArray[np.floating], out: NDArray[np.float32]) -> None:
         """Take block [channels, n], write what came `latency` samples ago, converted, to out [channels, n].
@@ -192,8 +192,8 @@ class HostStream:
         begun = self.position - self._fade_start
         start, stop = min(max(-begun, 0), n), min(max(self._ramp_length - begun, 0), n)
         fade = self._fade[:, max(begun, 0) :][:, : stop - start]
-        wet[:, start:stop] *= fade[0]
-        other[:, start:stop] *= fade[1]
+        scale(wet[:, start:stop], fade[0])
+        scale(other[:, start:stop], fade[1])
         wet[:, start:stop] += other[:, start:stop]
         wet[:, stop:] = other[:, stop:]
         if begun + n >= self._ramp_length:
@@ -210,22 +210,22 @@ class HostStream:
         if self._bypass.stays(1.0, position):
             out[:] = late
             return
-        if self._mix.stays(1.0, position):
-            out[:] = wet
-        else:
+        out[:] = wet
+        if not self._mix.stays(1.0, position):
             self._mix.fill(position, self._count, share)
-            np.multiply(wet, share, out=out)
+            scale(out, share)
             np.subtract(1.0, share, out=share)
-            np.multiply(late, share, out=scaled)
+            scaled[:] = late
+            scale(scaled, share)
             out += scaled
         if not self._gain.stays(1.0, position):
             self._gain.fill(position, self._count, share)
-            out *= share
+            scale(out, share)
         if gated:
-            out *= self._open[:n]
+            scale(out, self._open[:n])
         if not self._bypass.stays(0.0, position):
             self._bypass.fill(position, self._count, share)
-            late *= share
+            scale(late, share)
             np.subtract(1.0, share, out=share)
-            out *= share
+            scale(out, share)
             out += late

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from models.schema import Line, SampleRate, Schema, first_problem
 from plugin_bridge.converter import LARGEST_BLOCK, VoiceConverter
+from plugin_bridge.engine import SHIFTS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, Effect, find_preset
 from plugin_bridge.signal_path import Change, Changes, SignalPath
@@ -103,6 +104,11 @@ class Timeline(Schema):
             if isinstance(voice, (str, dict)):
                 return voice
         return None
+
+    def steers_pitch(self) -> bool:
+        """Whether a path must be prepared for a shift: automation that has one anywhere, a take that began with one."""
+        heard = [event.changes() for event in self.events if self.sample_rate is None or event.time == 0]
+        return any(changes.get(name) for changes in heard for name in SHIFTS)
 
     def schedule(self, sample_rate: float, latency: int) -> list[tuple[int, Changes]]:
         """Changes and the sample, of what goes in, before which they happen; in order.
@@ -234,7 +240,8 @@ def replay(timeline: Timeline, dry: NDArray[np.float32]) -> NDArray[np.float32]:
     voice = timeline.first_voice()
     if voice is None:
         raise TimelineError("the take does not begin with a voice")
-    path = SignalPath(VoiceConverter(voice), timeline.sample_rate, block, timeline.channels, PLAIN_CHAIN)
+    steers = timeline.steers_pitch()
+    path = SignalPath(VoiceConverter(voice), timeline.sample_rate, block, timeline.channels, PLAIN_CHAIN, steer_pitch=steers)
     n = len(dry)
     whole = n if block is None else -(-n // block) * block
     padded = np.zeros(whole, np.float32)

@@ -453,7 +453,8 @@ def test_one_instance_from_many_threads_takes_one_call_at_a_time() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_every_parameter_may_be_set_from_other_threads_while_audio_runs() -> None:
+def test_every_parameter_may_be_set_from_other_threads_while_audio_runs(tmp_path: Path) -> None:
+    other = str(write_test_pack(tmp_path / "other.voice", delay_model({"other": 1.0}, pitch_controls=True)))
     converter = VoiceConverter("bank_a")
     converter.prepare(44_100, 256, channels=2)
     stop, failures = threading.Event(), []
@@ -465,7 +466,7 @@ def test_every_parameter_may_be_set_from_other_threads_while_audio_runs() -> Non
                 converter.pitch_shift, converter.formant_shift = rng.uniform(-24, 24), rng.uniform(-12, 12)
                 converter.mix, converter.gain_db = rng.uniform(0, 1), rng.uniform(-60, 0)
                 converter.gate_db, converter.bypass = rng.uniform(-90, -50), bool(rng.integers(2))
-                converter.voice = ["bank_a", "bank_b", "delay512", {"bank_a": 0.3, "bank_b": 0.7}][rng.integers(4)]
+                converter.voice = ["bank_a", "bank_b", other, {"bank_a": 0.3, "bank_b": 0.7}][rng.integers(4)]
         except Exception as error:
             failures.append(error)
 
