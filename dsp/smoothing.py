@@ -59,6 +59,21 @@ class Ramp:
         out[max(0, self.origin + self.length - 1 - position) :] = self.target  # not only nearly
 
 
+def scale(signals: NDArray[np.float32], gain: NDArray[np.float32]) -> None:
+    """Multiply signals [channels, n] by gain [n] in place.
+
+    Channel by channel: where numpy repeats an operand it does so in a buffer that it allocates, which is not for an audio thread.
+    """
+    for channel in signals:
+        channel *= gain
+
+
+def add(signals: NDArray[np.float32], signal: NDArray[np.float32]) -> None:
+    """Add a signal [n] to each of signals [channels, n] in place; as `scale`."""
+    for channel in signals:
+        channel += signal
+
+
 def equal_power_fade(length: int) -> NDArray[np.float32]:
     """Gains [2, length] of what goes out and what comes in: their squares add up to 1, for signals that differ."""
     angle = np.pi / 2 * np.arange(1, length + 1) / (length + 1)

@@ -1,5 +1,6 @@
 """Live conversion on a real JACK server without a sound card: what is heard, how late, and what it outlives."""
 
+import gc
 import json
 import re
 import signal
@@ -7,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from pythonosc.osc_message import OscMessage
 
 from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.control import ControlSurface
-from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Overload, find_device
+from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Opened, Overload, find_device
 from plugin_bridge.osc import encode
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
@@ -269,6 +272,63 @@ def test_a_device_that_is_not_there_is_told_in_one_sentence(device: Device, told
     assert told in str(refused.value)
     assert "--list" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def arrays_of(root: object) -> dict[int, int]:
+    """Where in memory the samples of every array lie that an object holds, directly or not."""
+    found: dict[int, int] = {}
+    seen, waiting = {id(root)}, [root]
+    while waiting:
+        for held in gc.get_referents(waiting.pop()):
+            if id(held) in seen or isinstance(held, (type, ModuleType, FunctionType)):
+                continue
+            seen.add(id(held))
+            waiting.append(held)
+            if isinstance(held, np.ndarray):
+                found[id(held)] = held.ctypes.data
+    return found
+
+
+def test_the_callback_works_in_the_memory_it_has() -> None:
+    """With a voice that was trained, into two channels, with a monitor, while everything moves that needs no loading."""
+    block = 4096
+    path = SignalPath(VoiceConverter("pjs"), RATE, block, 2)
+    opened = Opened("none", RATE, 1, 2, "none")
+    # Freewheeling, so that a slow machine leaves nothing out.
+    host = LiveHost(Device(block_size=block), opened, path, monitor=0.3, freewheel=True)
+    source = np.random.default_rng(6).uniform(-0.3, 0.3, (block, 1)).astype(np.float32)
+    out = np.empty((block, 2), np.float32)
+    converter = path.converter
+
+    def run(blocks: int) -> None:
+        for number in range(blocks):
+            converter.pitch_shift, converter.formant_shift = float(number % 3), float(number % 2)
+            converter.mix, converter.gain_db = number % 5 / 5, -float(number % 4)
+            converter.bypass, converter.gate_db = number % 7 == 0, -40.0 if number % 2 else -90.0
+            host._callback(source, out, block, None, None)
+
+    path.post(path.ready({"voice": "alys"}))
+    run(5)
+    path.post(path.ready({"panic": True}))
+    run(10)
+    before = arrays_of(host)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run(5)
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        run(25)
+        peak = tracemalloc.get_traced_memory()[1]
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (host.errors, host.skipped) == (0, 0)
+    assert len(before) > 50
+    assert arrays_of(host) == before
+    assert after - kept < 25 * 50  # some bytes a block are the interpreter's own
+    assert peak - kept < 4 * block, "views and numbers pass through, never a block of samples"
 
 
 def test_lost_frames_are_counted_against_the_clock_and_jitter_is_not() -> None:
