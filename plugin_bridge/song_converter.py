@@ -1,0 +1,114 @@
+"""The song engine where an effect sits, as far as it can: for whole recordings."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.resampling import exact_rate
+from dsp.slicing import decibels, frame_power, presence
+from plugin_bridge.analysis import FRAME_RATE, WINDOW_S
+from plugin_bridge.converter import MOST_CHANNELS, LoadedVoice, Voice, VoiceConverter
+from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.protocol import check_audio, number, positive
+from plugin_bridge.render import HOLD, RAMP, SongRenderer
+
+OFFLINE = (
+    "the song engine converts whole recordings: call process with reset=True, alone or in a Board, or take engine='stream' "
+    "to convert block by block"
+)
+
+
+class SongConverter(VoiceConverter):
+    """What `VoiceConverter(..., engine="song")` makes: `process` with `SongRenderer`'s sound, and no latency."""
+
+    __slots__ = ("_renderer",)
+
+    def __init__(self, voice: Voice = "pjs", *, engine: str = "song", **settings: object) -> None:
+        super().__init__(voice, **settings)  # type: ignore[arg-type]
+        self._renderer: tuple[object, SongRenderer] | None = None
+
+    @property
+    def latency_samples(self) -> int:
+        """None: what comes out lies where it went in."""
+        return 0
+
+    @property
+    def lookahead_samples(self) -> int:
+        """None that anybody waits for."""
+        return 0
+
+    def load_voice(self, voice: Voice) -> LoadedVoice:
+        """RuntimeError: there is no stream to load it for."""
+        raise RuntimeError(OFFLINE)
+
+    def prepare(
+        self, sample_rate: float, block_size: int | None = None, channels: int = 1, *, steer_pitch: bool = False
+    ) -> NoReturn:
+        """RuntimeError: there are no blocks."""
+        raise RuntimeError(OFFLINE)
+
+    def process_block(self, x: NDArray[np.floating], out: NDArray[np.float32] | None = None) -> NoReturn:
+        """RuntimeError: there are no blocks."""
+        raise RuntimeError(OFFLINE)
+
+    def flush(self) -> NDArray[np.float32]:
+        """Nothing: all was given with the recording."""
+        return self._layout.restore(np.empty((1, 0), np.float32))
+
+    def process(
+        self,
+        input_array: NDArray[np.floating],
+        sample_rate: float,
+        buffer_size: int = 8192,
+        reset: bool = True,
+    ) -> NDArray[np.float32]:
+        """Convert a recording; see `VoiceConverter.process`.
+
+        Raises
+        ------
+        RuntimeError
+            With reset=False, too: the song engine knows no streams.
+        ModelError
+            If the song engine fails.
+        """
+        check_audio(input_array)
+        rate = exact_rate(number("sample_rate", sample_rate))
+        positive("buffer_size", buffer_size)
+        if rate.denominator != 1:
+            raise ValueError(f"the song engine needs a sample rate of whole Hz, got {sample_rate}")
+        if not reset:
+            raise RuntimeError(OFFLINE)
+        with self._lock:
+            samples = self._layout.read(input_array)
+            if samples.shape[0] > MOST_CHANNELS:
+                self._layout.forget()
+                raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {samples.shape[0]}")
+            source = np.asarray(samples, np.float32)
+            if samples.size == 0 or self.bypass:
+                return self._layout.restore(source)
+            sung = self._convert(source, int(rate))
+            if self.mix != 1:
+                sung = self.mix * sung + (1 - self.mix) * source
+            return self._layout.restore(np.asarray(sung * 10 ** (self.gain_db / 20), np.float32))
+
+    def _convert(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        with self._setting:
+            target = self._target
+            if self._renderer is None or self._renderer[0] is not target:
+                self._renderer = target, SongRenderer(target.shown)
+            renderer = self._renderer[1]
+        shifts = {"pitch_shift": self.pitch_shift, "formant_shift": self.formant_shift}
+        parts = [source] if self._stereo == "mid" else list(source[:, None])
+        sung = np.concatenate([renderer.convert(part, rate, **shifts) for part in parts])
+        if self.gate_db > PARAMETERS["gate_db"].minimum:
+            sung *= self._gate(source.mean(axis=0), rate)
+        return sung
+
+    def _gate(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        count = len(source) * FRAME_RATE // rate + 2
+        level = decibels(frame_power(np.nan_to_num(source), 0, rate / FRAME_RATE, WINDOW_S * rate, count))
+        frames = np.arange(len(source)) * (FRAME_RATE / rate)
+        return np.asarray(np.interp(frames, np.arange(count), presence(level, self.gate_db, HOLD, RAMP)), np.float32)

@@ -1,0 +1,87 @@
+"""The song engine as an effect: whole recordings, alone and in a Board; blocks are refused in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pedalboard
+import pytest
+from song_packs import write_song_pack
+
+from dsp.resampling import resample
+from dsp.singer import Note, sing
+from plugin_bridge import Board, VoiceConverter
+from plugin_bridge.render import SongRenderer
+
+RATE = 44_100
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    return str(write_song_pack(tmp_path_factory.mktemp("song") / "song.voice", {"even": 0.0, "soft": -12.0}))
+
+
+@pytest.fixture(scope="module")
+def audio():
+    sung = sing([Note(60, 0.4, "a"), Note(64, 0.4, "i")], 48_000).audio
+    return resample(np.concatenate([np.zeros(24_000, np.float32), sung, np.zeros(24_001, np.float32)]), 48_000, RATE)
+
+
+def test_it_is_the_renderer_s_sound(voice, audio):
+    converter = VoiceConverter(voice, engine="song", pitch_shift=2)
+    expected = SongRenderer(voice).convert(audio[None], RATE, pitch_shift=2)[0]
+    assert np.array_equal(converter(audio, RATE), expected) and converter(audio, RATE).shape == audio.shape
+    assert isinstance(converter, VoiceConverter) and (converter.latency_samples, converter.lookahead_samples) == (0, 0)
+
+
+def test_in_a_board_it_is_one_effect_among_others(voice, audio):
+    converter = VoiceConverter(voice, engine="song")
+    board = Board([converter, pedalboard.Gain(-6.0), pedalboard.Delay(0.1, mix=0.5)])
+    expected = pedalboard.Pedalboard([pedalboard.Gain(-6.0), pedalboard.Delay(0.1, mix=0.5)])(converter(audio, RATE), RATE)
+    assert np.max(np.abs(board(audio, RATE) - expected)) < 1e-6
+    stereo = np.stack([audio, audio])
+    assert board(stereo, RATE).shape == stereo.shape and board.latency_samples == 0
+
+
+def test_mix_gain_gate_and_bypass(voice, audio):
+    converter = VoiceConverter(voice, engine="song")
+    sung = converter(audio, RATE)
+    converter.mix, converter.gain_db = 0.25, 6.0
+    assert np.allclose(converter(audio, RATE), (0.25 * sung + 0.75 * audio) * 10 ** (6 / 20), atol=1e-6)
+    converter.mix, converter.gain_db, converter.gate_db = 1.0, 0.0, -1.0
+    assert np.abs(converter(audio, RATE)).max() == 0
+    converter.bypass = True
+    assert np.array_equal(converter(audio, RATE), audio)
+
+
+def test_the_voice_may_be_changed(voice, audio, monkeypatch):
+    converter = VoiceConverter(voice, engine="song")
+    loud = np.std(converter(audio, RATE))
+    monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", str(Path(voice).parent))
+    converter.voice = {"soft": 1.0}
+    assert 20 * np.log10(loud / np.std(converter(audio, RATE))) == pytest.approx(12, abs=1)
+
+
+def test_each_channel_by_itself(voice, audio):
+    converter = VoiceConverter(voice, engine="song", stereo="each")
+    both = converter(np.stack([audio, 0 * audio]), RATE)
+    assert np.array_equal(both[0], converter(audio, RATE)) and np.abs(both[1]).max() == 0
+
+
+def test_blocks_and_streams_are_refused(voice, audio):
+    converter = VoiceConverter(voice, engine="song")
+    calls = [
+        lambda: converter.prepare(RATE, 512),
+        lambda: converter.process_block(audio),
+        lambda: converter.process(audio, RATE, reset=False),
+        lambda: Board([converter]).prepare(RATE, 512),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="the song engine converts whole recordings"):
+            call()
+    assert converter.flush().size == 0
+    with pytest.raises(ValueError, match="engine must be"):
+        VoiceConverter(voice, engine="studio")
+    with pytest.raises(ValueError, match="whole Hz"):
+        converter(audio, 44_100.5)
+    with pytest.raises(ValueError, match="no song engine 'lhq', it has none"):
+        VoiceConverter("delay512", engine="song")(audio, RATE)
