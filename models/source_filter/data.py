@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0
 
+from dsp.f0 import fill_unvoiced
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
 if sys.version_info >= (3, 11):
@@ -104,14 +105,6 @@ def pieces(audio: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [audio[k * length : (k + 1) * length] for k in range(count)]
 
 
-def fill_unvoiced(f0: NDArray[np.float64], voiced: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Interpolate log f0 through unvoiced stretches; all unvoiced gives 150 Hz."""
-    if not voiced.any():
-        return np.full(len(f0), 150.0)
-    at = np.flatnonzero(voiced)
-    return np.exp(np.interp(np.arange(len(f0)), at, np.log(f0[at])))
-
-
 def track_hops(audio: NDArray[np.float32], tracker: SwiftF0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(f0 in Hz, voicing 0..1) at the centre of every hop of 48 kHz audio, by SwiftF0."""
     hops = len(audio) // HOP
@@ -183,7 +176,7 @@ class Recordings:
     def read(self, clip: Clip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(audio [samples], f0 in Hz and voicing [hops, 2]) of a clip, the whole of it."""
         first, end = clip.start, clip.start + clip.samples
-        return self._audio[first:end].astype(np.float32) / 32767, np.array(self._f0[first // HOP : end // HOP])
+        return self._audio[first:end].astype(np.float32) / np.float32(32767), np.array(self._f0[first // HOP : end // HOP])
 
     def crop(self, rng: np.random.Generator, batch: int, chunks: int, helpers: float, held_out: bool = False) -> Crop:
         """`batch` random crops of `chunks` chunks: a share `helpers` from helping speakers, the rest evenly over the voices.

@@ -1,0 +1,273 @@
+"""Pitch of a whole take on a grid of frames, as a converter needs it: an octave that is right, and a number everywhere.
+
+The take is tracked in stretches, so that an hour fits into memory, at a low rate, which holds all that tells pitch. What a
+tracker calls a voice's pitch may be another octave, or no voice at all; the spectrum tells.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.pitch import HIGHEST_HZ, LOWEST_HZ, track_pitch
+
+FRAME_RATE = 100  # frames a second; frame k is centred on second k / 100
+STRETCH_S, MARGIN_S = 60, 1  # tracked at once, and how much more of the take is heard around it
+LOW_RATE_HZ = 10_000  # at least: the harmonics that tell an octave lie below 4 kHz, and WORLD's cost grows with the rate
+SILENT_HZ = 150.0  # where nothing at all is voiced
+
+WINDOW_S = 0.064  # of the spectra that settle the octave: resolves harmonics 30 Hz apart
+HARMONICS = 10
+HIGHEST_HARMONIC_HZ = 3800.0
+OCTAVES = np.array([-1.0, 0.0, 1.0])  # of a tracker's pitch that are considered
+# In nepers of peaks over valleys: how much clearer than the tracker's own octave another one must be, what a jump of one octave
+# between two frames costs, and how clear it must be at all.
+DOUBT = 0.15
+JUMP = 3.0
+LEAST_CLARITY = 0.6  # mean over 50 ms, for a voice
+
+Method = Literal["dio", "harvest", "swift"]
+
+
+@dataclass(frozen=True)
+class F0Track:
+    """Fundamental frequency, 100 frames a second.
+
+    Attributes
+    ----------
+    hz : float64 [frames]
+        Positive everywhere: where there is no voice, on a straight line (in log frequency) between its neighbours.
+    voiced : bool [frames]
+    """
+
+    hz: NDArray[np.float64]
+    voiced: NDArray[np.bool_]
+
+
+def track_f0(audio: NDArray[np.float32], sample_rate: int, method: Method = "dio") -> F0Track:
+    """Pitch of a take between 60 and 1100 Hz, frame k at second k / 100, as many frames as begin within it.
+
+    Parameters
+    ----------
+    audio : [n], mono
+    sample_rate : Hz
+    method
+        "dio" (with StoneMask) takes some 1 % of the take's length on one core, "harvest" 20 %; it follows breathy and noisy
+        voices further. "swift" is the network SwiftF0, if the package `swift-f0` is installed.
+
+    Raises
+    ------
+    ValueError
+        Of the audio, as `dsp.pitch.track_pitch`; or if a method needs what is not installed.
+    """
+    tracker = _swift() if method == "swift" else None
+    frames = len(audio) * FRAME_RATE // sample_rate + 1
+    hz = np.zeros(frames)
+    for first in range(0, frames, STRETCH_S * FRAME_RATE):
+        start = max(0, first - MARGIN_S * FRAME_RATE)
+        stop = min(frames, first + (STRETCH_S + MARGIN_S) * FRAME_RATE)
+        low, rate = lowered(audio[start * sample_rate // FRAME_RATE : stop * sample_rate // FRAME_RATE], sample_rate)
+        if tracker is not None:
+            found = _track_swift(tracker, low, rate, stop - start)
+        else:
+            # WORLD's frames are half as far apart.
+            every = track_pitch(low, rate, method="harvest" if method == "harvest" else "dio").hz[::2]
+            found = np.pad(every, (0, max(0, stop - start - len(every))))[: stop - start]
+        inside = slice(first - start, min(frames, first + STRETCH_S * FRAME_RATE) - start)
+        hz[start + inside.start : start + inside.stop] = right_octave(low, rate, found)[inside]
+    voiced = hz > 0
+    return F0Track(fill_unvoiced(hz, voiced), voiced)
+
+
+def fill_unvoiced(hz: NDArray[np.float64], voiced: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Interpolate log f0 through unvoiced stretches; all unvoiced gives 150 Hz."""
+    if not voiced.any():
+        return np.full(len(hz), SILENT_HZ)
+    at = np.flatnonzero(voiced)
+    return np.exp(np.interp(np.arange(len(hz)), at, np.log(hz[at])))
+
+
+def lowered(audio: NDArray[np.float32], sample_rate: int) -> tuple[NDArray[np.float64], int]:
+    """Audio [n] at the lowest whole fraction of its rate from 10 kHz on, sample 0 in its place: ([n / fraction], rate)."""
+    factor = max(q for q in range(1, max(1, sample_rate // LOW_RATE_HZ) + 1) if sample_rate % q == 0)
+    x = np.asarray(audio, np.float64)
+    if factor == 1 or not len(x):
+        return x, sample_rate // factor
+    # Hann-windowed sinc: flat to 0.7 of the new Nyquist frequency, -44 dB from 1.3 on, which harmonics of a voice are anyway.
+    half = 5 * factor
+    k = np.arange(-half, half + 1)
+    taps = np.sinc(k / factor) * (0.5 + 0.5 * np.cos(np.pi * k / (half + 1)))
+    return np.ascontiguousarray(np.convolve(x, taps / taps.sum())[half : half + len(x)][::factor]), sample_rate // factor
+
+
+def right_octave(audio: NDArray[np.float64], sample_rate: int, hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pitch [frames] (0 where unvoiced) with each frame moved to the octave that the audio's spectrum and its neighbours say.
+
+    A true pitch has peaks at its multiples and valleys between. An octave too high, the valleys hold peaks; an octave too low,
+    half of the peaks are valleys. The path of least doubt through each voiced stretch is found by dynamic programming
+    (Viterbi), a jump between frames being doubtful by itself. Where no octave has clear peaks, there is no voice: DIO takes
+    the echo of a note, or a breath, for one.
+    """
+    out = hz.copy()
+    edges = np.flatnonzero(np.diff(np.pad((hz > 0).astype(np.int8), 1)))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        stretch = hz[start:stop]
+        candidates = stretch[:, None] * 2.0**OCTAVES
+        clarity = _clarity(audio, sample_rate, start, candidates)
+        doubt = DOUBT * np.abs(OCTAVES) - clarity
+        doubt[(candidates < LOWEST_HZ) | (candidates > HIGHEST_HZ)] = np.inf
+        doubt[:, 1] = np.where(np.isfinite(doubt[:, 1]), doubt[:, 1], 0.0)
+        chosen = np.arange(len(stretch)), _best_path(doubt, np.log2(candidates))
+        near = np.convolve(np.pad(clarity[chosen], 2, mode="edge"), np.full(5, 0.2), "valid")
+        out[start:stop] = np.where(near > LEAST_CLARITY, candidates[chosen], 0.0)
+    return out
+
+
+def _best_path(cost: NDArray[np.float64], height: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choices [frames] with the least sum of `cost` [frames, choices] and of JUMP times the distance of `height` in between."""
+    frames = len(cost)
+    came_from = np.zeros(cost.shape, np.int64)
+    total = cost[0]
+    for k in range(1, frames):
+        through = total[:, None] + JUMP * np.abs(height[k][None] - height[k - 1][:, None])
+        came_from[k] = through.argmin(0)
+        total = through.min(0) + cost[k]
+    path = np.empty(frames, np.int64)
+    path[-1] = total.argmin()
+    for k in range(frames - 1, 0, -1):
+        path[k - 1] = came_from[k, path[k]]
+    return path
+
+
+def _clarity(
+    audio: NDArray[np.float64], sample_rate: int, first: int, hz: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How far the spectrum at multiples of `hz` [frames, choices] stands above that half-way between them, in nepers."""
+    length = 2 * round(WINDOW_S * sample_rate / 2)
+    n_fft = 2 ** math.ceil(math.log2(2 * length))  # zero-padded: multiples fall between bins
+    window = np.hanning(length + 1)[:-1]
+    out = np.empty(hz.shape)
+    harmonic = np.arange(1, HARMONICS + 1)
+    for start in range(0, len(hz), 256):
+        part = hz[start : start + 256]
+        centres = np.round((first + start + np.arange(len(part))) * sample_rate / FRAME_RATE).astype(np.int64)
+        begin = centres[0] - length // 2
+        end = centres[-1] + length - length // 2
+        heard = np.pad(audio[max(0, begin) : end], (max(0, -begin), max(0, end - len(audio))))
+        frames = np.lib.stride_tricks.sliding_window_view(heard, length)[centres - centres[0]]
+        magnitude = np.abs(np.fft.rfft(frames * window, n_fft, axis=1))
+        # A floor 60 dB down: noise between the harmonics is as good as nothing.
+        level = np.log(magnitude + 1e-3 * magnitude.max(1, keepdims=True) + 1e-12)
+        row = np.arange(len(part))[:, None, None]
+
+        def at(frequency: NDArray[np.float64], level: NDArray[np.float64] = level, row: NDArray[Any] = row) -> NDArray[np.float64]:
+            position = np.minimum(frequency * n_fft / sample_rate, n_fft // 2 - 1)
+            bins = position.astype(np.int64)
+            fraction = position - bins
+            return np.asarray(level[row, bins] * (1 - fraction) + level[row, bins + 1] * fraction)
+
+        multiple = part[:, :, None] * harmonic
+        counted = multiple <= HIGHEST_HARMONIC_HZ
+        difference = (at(multiple) - at(multiple - part[:, :, None] / 2)) * counted
+        out[start : start + 256] = difference.sum(2) / np.maximum(counted.sum(2), 1)
+    return out
+
+
+def _swift() -> Any:
+    try:
+        from swift_f0 import SwiftF0
+    except ImportError:
+        raise ValueError('f0 method "swift" needs the package swift-f0: pip install swift-f0') from None
+    return SwiftF0(threads=1, spin=False)
+
+
+def _track_swift(tracker: Any, audio: NDArray[np.float64], rate: int, frames: int) -> NDArray[np.float64]:
+    """Pitch [frames] in Hz, 0 where unvoiced."""
+    if not len(audio):
+        return np.zeros(frames)
+    result = tracker.detect(audio.astype(np.float32), rate, fmin=LOWEST_HZ, fmax=HIGHEST_HZ)
+    seconds = np.asarray(result.timestamps, np.float64)
+    voiced = np.asarray(result.confidence) >= 0.5
+    if not voiced.any():
+        return np.zeros(frames)
+    grid = np.arange(frames) / FRAME_RATE
+    hz = np.exp(np.interp(grid, seconds, np.log(fill_unvoiced(np.asarray(result.pitch_hz, np.float64), voiced))))
+    return np.where(np.interp(grid, seconds, voiced.astype(np.float64)) > 0.5, hz, 0.0)
+
+
+COLUMNS = ["time_s", "hz", "voiced"]
+EDITED_HZ = (20.0, 4000.0)  # what a person may write
+FIT_S = 0.5  # by which a table may end before or after its take
+
+
+def write_f0_csv(path: Path, track: F0Track) -> None:
+    """Write a track as a table of time_s, hz and voiced (0 or 1), beside first, then renamed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for frame, (hz, voiced) in enumerate(zip(track.hz, track.voiced, strict=True)):
+            table.writerow([f"{frame / FRAME_RATE:.2f}", f"{hz:.3f}", int(voiced)])
+    os.replace(partial, path)
+
+
+def read_f0_csv(path: Path, frames: int) -> F0Track:
+    """Read a table that `write_f0_csv` wrote and a person may have edited, for a take of `frames` frames.
+
+    Rows may be missing or added: f0 runs straight (in log frequency) between voiced rows, and a frame is voiced if the row
+    nearest to it is. hz of unvoiced rows is not looked at.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the file and the row, if it is no such table or ends elsewhere than the take.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = np.array(list(_rows(path, file)), np.float64).reshape(-1, 3)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"expected an f0 table in {path}, but it cannot be read ({error})") from None
+    if not len(rows):
+        raise ValueError(f"expected rows of {', '.join(COLUMNS)} in {path}, found none")
+    seconds, hz, voiced = rows[:, 0], rows[:, 1], rows[:, 2] > 0
+    end = (frames - 1) / FRAME_RATE
+    if abs(seconds[-1] - end) > FIT_S:
+        raise ValueError(f"the f0 table {path} ends at {seconds[-1]:.2f} s, but the take at {end:.2f} s")
+    grid = np.arange(frames) / FRAME_RATE
+    nearest = np.searchsorted((seconds[1:] + seconds[:-1]) / 2, grid - 1e-9)
+    on_grid = np.full(frames, SILENT_HZ)
+    if voiced.any():
+        on_grid = np.exp(np.interp(grid, seconds[voiced], np.log(hz[voiced])))
+    return F0Track(on_grid, voiced[nearest])
+
+
+def _rows(path: Path, file: Any) -> Iterator[tuple[float, float, float]]:
+    table = csv.reader(file)
+    header = next(table, [])
+    if [name.strip() for name in header] != COLUMNS:
+        raise ValueError(f"expected the columns {','.join(COLUMNS)} in {path}, found {','.join(header)[:60]!r}")
+    before = -1.0
+    for row in table:
+        if not row:
+            continue
+        where = f"{path}, line {table.line_num}"
+        try:
+            second, hz, voiced = (float(value) for value in row)
+        except ValueError:
+            raise ValueError(f"{where}: expected three numbers, found {','.join(row)[:60]!r}") from None
+        if not (math.isfinite(second) and second > before):
+            raise ValueError(f"{where}: expected times that grow from 0 s on, found {second} s after {before} s")
+        if voiced not in (0.0, 1.0):
+            raise ValueError(f"{where}: expected voiced 0 or 1, found {row[2][:20]}")
+        if voiced and not EDITED_HZ[0] <= hz <= EDITED_HZ[1]:
+            raise ValueError(f"{where}: expected a pitch of {EDITED_HZ[0]:.0f} to {EDITED_HZ[1]:.0f} Hz, found {row[1][:20]}")
+        before = second
+        yield second, hz, voiced

@@ -1,0 +1,167 @@
+"""Pitch on the song grid against singers whose pitch is known, octave repair, and the table that a producer edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsp.f0 import F0Track, fill_unvoiced, lowered, read_f0_csv, right_octave, track_f0, write_f0_csv
+from dsp.singer import Note, Song, sing
+
+RATE = 40_000
+
+
+def on_grid(song: Song, rate: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    at = np.minimum(np.arange(frames) * rate // 100, len(song.f0_hz) - 1)
+    return song.f0_hz[at], song.voiced[at]
+
+
+@pytest.fixture(scope="module")
+def phrase() -> Song:
+    notes = [Note(45, 0.8, "a", "s"), Note(57, 0.7, "i", "m"), Note(64, 0.8, "o", "t"), Note(52, 0.7, "e", "n")]
+    return sing(notes, RATE, seed=3)
+
+
+@pytest.mark.parametrize("method", ["dio", "harvest", "swift"])
+def test_a_sung_phrase_is_followed(phrase: Song, method: str) -> None:
+    if method == "swift":
+        pytest.importorskip("swift_f0")
+    track = track_f0(phrase.audio, RATE, method)  # type: ignore[arg-type]
+    frames = len(phrase.audio) // 400 + 1
+    assert track.hz.shape == track.voiced.shape == (frames,)
+    hz, voiced = on_grid(phrase, RATE, frames)
+    both = voiced & track.voiced
+    cents = np.abs(1200 * np.log2(track.hz[both] / hz[both]))
+    assert np.median(cents) < 8 and np.mean(cents > 600) < 0.01
+    assert np.mean(voiced == track.voiced) > 0.9
+    assert (track.hz > 40).all() and np.isfinite(track.hz).all()
+
+
+def test_rates_do_not_move_the_frames() -> None:
+    for rate in (44_100, 16_000):
+        song = sing([Note(50, 0.6), Note(62, 0.6)], rate, seed=1)
+        track = track_f0(song.audio, rate)
+        assert len(track.hz) == len(song.audio) * 100 // rate + 1
+        hz, voiced = on_grid(song, rate, len(track.hz))
+        both = voiced & track.voiced
+        assert np.median(np.abs(1200 * np.log2(track.hz[both] / hz[both]))) < 8
+
+
+def test_a_long_take_is_its_stretches(phrase: Song, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracked in pieces of two seconds or in one: the same within what a tracker's neighbourhood may change."""
+    long = np.tile(phrase.audio, 3)
+    whole = track_f0(long, RATE)
+    monkeypatch.setattr("dsp.f0.STRETCH_S", 2)
+    pieces = track_f0(long, RATE)
+    assert len(whole.hz) == len(pieces.hz)
+    assert np.mean(whole.voiced == pieces.voiced) > 0.97
+    both = whole.voiced & pieces.voiced
+    assert np.mean(np.abs(1200 * np.log2(whole.hz[both] / pieces.hz[both])) > 50) < 0.02
+
+
+@pytest.mark.parametrize("octave", [-1, 1])
+def test_a_tracker_an_octave_off_is_set_right(phrase: Song, octave: int) -> None:
+    low, rate = lowered(phrase.audio, RATE)
+    frames = len(phrase.audio) // 400 + 1
+    hz, voiced = on_grid(phrase, RATE, frames)
+    wrong = np.where(voiced, hz, 0.0)
+    part = slice(60, 160)
+    wrong[part] *= 2.0**octave
+    wrong[(wrong < 60) | (wrong > 1100)] = 0
+    right = right_octave(low, rate, wrong)
+    both = voiced & (right > 0)
+    assert np.mean(np.abs(np.log2(right[both] / hz[both])) > 0.5) < 0.02
+    assert both.sum() > 0.8 * (wrong > 0).sum()
+
+
+def test_breath_is_no_voice() -> None:
+    rng = np.random.default_rng(0)
+    hiss = (0.05 * rng.standard_normal(2 * RATE)).astype(np.float32)
+    assert track_f0(hiss, RATE).voiced.mean() < 0.05
+
+
+@pytest.mark.parametrize("samples", [0, 1, 399, 400, 5_000])
+@pytest.mark.parametrize("method", ["dio", "swift"])
+def test_silence_and_hardly_any_audio(samples: int, method: str) -> None:
+    if method == "swift":
+        pytest.importorskip("swift_f0")
+    track = track_f0(np.zeros(samples, np.float32), RATE, method)  # type: ignore[arg-type]
+    assert len(track.hz) == samples // 400 + 1
+    assert not track.voiced.any() and (track.hz == 150).all()
+
+
+def test_pitch_runs_straight_through_a_gap() -> None:
+    hz = np.array([0, 100.0, 0, 0, 0, 1600.0, 0])
+    np.testing.assert_allclose(fill_unvoiced(hz, hz > 0), [100, 100, 200, 400, 800, 1600, 1600])
+
+
+def test_lowered_audio_keeps_its_place_and_its_low_tones() -> None:
+    t = np.arange(RATE) / RATE
+    low, rate = lowered((np.sin(2 * np.pi * 2000 * t) + np.sin(2 * np.pi * 8100 * t)).astype(np.float32), RATE)
+    assert rate == 10_000 and len(low) == 10_000
+    expected = np.sin(2 * np.pi * 2000 * np.arange(10_000) / rate)
+    np.testing.assert_allclose(low[50:-50], expected[50:-50], atol=0.02)
+    assert lowered(np.zeros(10, np.float32), 44_100)[1] == 11_025
+
+
+def test_table_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    track = F0Track(rng.uniform(60, 1100, 500), rng.random(500) < 0.7)
+    write_f0_csv(tmp_path / "f0.csv", track)
+    assert (tmp_path / "f0.csv").read_text().splitlines()[0] == "time_s,hz,voiced"
+    again = read_f0_csv(tmp_path / "f0.csv", 500)
+    np.testing.assert_array_equal(again.voiced, track.voiced)
+    np.testing.assert_allclose(again.hz[track.voiced], track.hz[track.voiced], atol=1e-3)
+    np.testing.assert_allclose(again.hz, fill_unvoiced(track.hz, track.voiced), rtol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["f0.csv"]
+
+
+def test_an_edited_table_may_be_sparse(tmp_path: Path) -> None:
+    """Three rows a person wrote: a glide of an octave, then a rest."""
+    path = tmp_path / "f0.csv"
+    path.write_text("\ufefftime_s, hz, voiced\n0,200,1\n\n1.00,400,1\n1.50,,0\n".replace(",,", ",0,"), encoding="utf-8")
+    track = read_f0_csv(path, 151)
+    np.testing.assert_allclose(track.hz[[0, 50, 100]], [200, 200 * 2**0.5, 400])
+    assert track.voiced[:125].all() and not track.voiced[126:].any()
+
+
+def test_a_table_without_voice(tmp_path: Path) -> None:
+    path = tmp_path / "f0.csv"
+    path.write_text("time_s,hz,voiced\n0,0,0\n0.3,0,0\n")
+    track = read_f0_csv(path, 31)
+    assert not track.voiced.any() and (track.hz == 150).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected the columns time_s,hz,voiced"),
+        ("time,pitch\n0,1\n", r"expected the columns time_s,hz,voiced in .*, found 'time,pitch'"),
+        ("time_s,hz,voiced\n", "expected rows of time_s, hz, voiced .*, found none"),
+        ("time_s,hz,voiced\n0,200,1\n0.5,two hundred,1\n", r"line 3: expected three numbers, found '0.5,two hundred,1'"),
+        ("time_s,hz,voiced\n0,200\n", "line 2: expected three numbers"),
+        ("time_s,hz,voiced\n0,nan,1\n", "line 2: expected a pitch of 20 to 4000 Hz, found nan"),
+        ("time_s,hz,voiced\n0,5,1\n", "line 2: expected a pitch of 20 to 4000 Hz, found 5"),
+        ("time_s,hz,voiced\n0,200,2\n", "line 2: expected voiced 0 or 1, found 2"),
+        ("time_s,hz,voiced\n0,200,1\n0,210,1\n", "line 3: expected times that grow"),
+        ("time_s,hz,voiced\ninf,200,1\n", "line 2: expected times that grow"),
+        ("time_s,hz,voiced\n0,200,1\n9,200,1\n", r"ends at 9\.00 s, but the take at 1\.00 s"),
+        ("time_s,hz,voiced\n0,200,1\n", r"ends at 0\.00 s, but the take at 1\.00 s"),
+        ("time_s,hz,voiced\n" + "0" * 200_000 + ",1,1\n", "cannot be read|ends at"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "f0.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_f0_csv(path, 101)
+    assert "\n" not in str(caught.value) and "f0.csv" in str(caught.value)
+
+
+def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f0.csv").write_bytes(b"\xff\xfe\x00RIFF")
+    for path in (tmp_path / "f0.csv", tmp_path / "none.csv", tmp_path):
+        with pytest.raises(ValueError, match=r"expected an f0 table in .*, but it cannot be read"):
+            read_f0_csv(path, 101)
