@@ -19,4 +19,4 @@ def play(outdata, frames, when, status):  # type: ignore[no-untyped-def]
 
 with sounddevice.OutputStream(device="system", samplerate=48_000, blocksize=256, channels=1, callback=play):
     print("playing", flush=True)
-    time.sleep(600)
+    time.sleep(3600)
