@@ -49,6 +49,7 @@ class TrainingConfig:
     helpers: float = 0.12  # share of the crops from other people than the targets
     stretch: float = 0.3  # log2: crops are played so much faster or slower, for pitches that nobody sang
     blur: float = 0.4  # share of the crops whose spectrogram is blurred and noisy, as one that a denoiser made
+    lingering: float = 0.3  # share of the crops whose voicing lasts too long, as pitch trackers have it
     learning_rate: float = 1e-3
     adversarial_rate: float = 2e-4
     adversarial: float = 0.05
@@ -86,6 +87,8 @@ def draw(recordings: Recordings, config: TrainingConfig, rng: np.random.Generato
         voiced = np.interp(at, hops, crop.voicing[row]) > 0.5
         f0 = refined(audio, f0, voiced, seconds)
         mel = normalise(log_mel(audio)[: config.frames])
+        if not held_out and rng.random() < config.lingering:
+            voiced = np.convolve(voiced, np.ones(2 * int(rng.integers(1, 6)) + 1), "same") > 0.5
         if not held_out and rng.random() < config.blur:
             mel = blurred(mel, rng)
         pulses = pulse_frames(f0, phase_of(f0, rng.random())) * voiced[:, None]
