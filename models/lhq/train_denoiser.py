@@ -349,6 +349,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.steps is None and arguments.minutes == float("inf"):
+        parser.error("expected --steps or --minutes, got neither")
     torch.set_num_threads(arguments.threads)
     recipe = Path(__file__).with_name("denoiser.toml")
     config = DenoiserTraining(**read_table(recipe, "training"))
