@@ -256,7 +256,7 @@ function showMeters(message) {
   if (message.end < traceEnd) trace.length = 0; // another server
   traceEnd = message.end;
   for (let i = 0; i < count; i++) {
-    const moment = traceEnd - ((count - 1 - i) * message.seconds) / count;
+    const moment = traceEnd - (count - 1 - i) * message.spacing;
     trace.push([moment, message.in.pitch_hz[i], message.out.pitch_hz[i]]);
   }
   while (trace.length && trace[0][0] < traceEnd - TRACE_SECONDS) trace.shift();

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from plugin_bridge.preset import PresetError, find_preset, presets
 from plugin_bridge.voices import find_voice, voices
 from plugin_bridge.web.messages import Change, MessageError, read_message
-from plugin_bridge.web.meters import Meter
+from plugin_bridge.web.meters import POINT_SECONDS, PitchMeter, level_db
 
 MOST_PAGES = 16
 MESSAGES_PER_SECOND = 60  # of a page; who sends more is read later
@@ -29,7 +29,9 @@ MOST_WAITING = 256  # commands for the audio's process
 FORWARD_SECONDS = 1 / 60
 LISTS_SECONDS = 2.0  # between two looks for new voices and presets
 MOST_METERS = 25  # messages: a second of the trace, for a network that falters
-POINTS = 4  # of pitch in a message of meters
+MOST_AUDIO = 12  # pieces that wait to be measured
+BUSIEST = 0.25  # share of the time that measuring may take: a computer without spare time draws fewer pictures
+LONGEST_REST_SECONDS = 0.5
 
 
 @dataclass
@@ -75,14 +77,17 @@ class Hub:
         self._count = 0
         self._commands: list[dict[str, Any]] = []
         self._wake = asyncio.Event()
-        self._meters = [Meter(sample_rate), Meter(sample_rate)]
+        self._meters = [PitchMeter(sample_rate), PitchMeter(sample_rate)]
+        self._audio: deque[NDArray[np.float32]] = deque(maxlen=MOST_AUDIO)
+        self._heard = asyncio.Event()
 
     def hear(self, kind: str, content: Any) -> None:
         """Something from the audio's process."""
         if kind == "audio":
             self._samples += content.shape[1]
             if self._clients:
-                self._tell_all("meters", self._measured(content))
+                self._audio.append(content)
+                self._heard.set()
         elif kind == "refused":
             client = self._clients.get(content["client"])
             if client is not None:
@@ -95,14 +100,25 @@ class Hub:
         for client in self._clients.values():
             client.tell(kind, text)
 
-    def _measured(self, audio: NDArray[np.float32]) -> str:
+    async def measure(self) -> None:
+        """Have meters and pitch of what was heard sent, as often as there is time for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            begun, end = time.monotonic(), self._samples / self._sample_rate
+            audio = np.concatenate(self._audio, axis=1)
+            self._audio.clear()
+            measured = await loop.run_in_executor(None, self._measured, audio)
+            self._tell_all("meters", _json("meters", {**measured, "end": round(end, 3), "spacing": POINT_SECONDS}))
+            await asyncio.sleep(min(LONGEST_REST_SECONDS, (1 / BUSIEST - 1) * (time.monotonic() - begun)))
+
+    def _measured(self, audio: NDArray[np.float32]) -> dict[str, Any]:
         parts = (audio[:1], audio[1:])
-        measured = {
-            side: {"level_db": round(meter.level_db(part), 1), "pitch_hz": meter.pitch_hz(part, POINTS)}
+        return {
+            side: {"level_db": round(level_db(part), 1), "pitch_hz": meter.pitch_hz(part)}
             for side, meter, part in zip(("in", "out"), self._meters, parts, strict=True)
         }
-        end, seconds = self._samples / self._sample_rate, audio.shape[1] / self._sample_rate
-        return _json("meters", {**measured, "end": round(end, 4), "seconds": round(seconds, 4)})
 
     async def serve(self, websocket: WebSocket) -> None:
         """A page, as long as it is there."""

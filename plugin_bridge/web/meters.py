@@ -17,36 +17,36 @@ PITCH_RATE = 12_000  # Hz: keeps the harmonics that a pitch is heard by, at a te
 WINDOW_SECONDS = 0.15  # in which a bass has nine periods
 # The last frames before the end of the audio have no future to be told from: they come late by as much.
 EDGE_FRAMES = 6
-MOST_SECONDS = 0.5  # worked on at once; of a longer silence of the sender the rest is left out
+POINT_SECONDS = 0.01
+MOST_POINTS = 10  # what the window holds
+MOST_SECONDS = 0.5  # worked on at once; what is older is left out
 
 
-class Meter:
-    """Follows one signal."""
+def level_db(audio: NDArray[np.float32]) -> float:
+    """Highest peak of audio in dB of full scale, -90 at least."""
+    peak = float(np.abs(audio).max(initial=0.0))
+    return max(FLOOR_DB, 20 * math.log10(peak)) if 0 < peak < math.inf else FLOOR_DB
+
+
+class PitchMeter:
+    """Follows the pitch of one signal."""
 
     def __init__(self, sample_rate: float) -> None:
+        self._rate = sample_rate
         self._most = int(MOST_SECONDS * sample_rate)
-        self._resampler = Resampler(
-            exact_rate(sample_rate), Fraction(PITCH_RATE), 1, push=self._most, pending=self._most, delay=Fraction(0)
-        )
+        self._resampler = Resampler(exact_rate(sample_rate), Fraction(PITCH_RATE), 1, push=self._most, pending=self._most)
         self._window = np.zeros((1, round(WINDOW_SECONDS * PITCH_RATE)), np.float32)
-        self._points = 0.0  # owed
 
-    def level_db(self, audio: NDArray[np.float32]) -> float:
-        """Highest peak of audio [channels, n] in dB of full scale, -90 at least."""
-        peak = float(np.abs(audio).max(initial=0.0))
-        return max(FLOOR_DB, 20 * math.log10(peak)) if 0 < peak < math.inf else FLOOR_DB
-
-    def pitch_hz(self, audio: NDArray[np.float32], points: int) -> list[float]:
-        """Pitch over the time of audio [channels, n], at `points` moments in Hz; 0 where there is none."""
+    def pitch_hz(self, audio: NDArray[np.float32]) -> list[float]:
+        """Pitch in Hz over the time of audio [channels, n], each 10 ms to its end, 0 where there is none; 0.1 s at most."""
         audio = audio[:, -self._most :]
+        points = min(MOST_POINTS, max(1, round(audio.shape[1] / self._rate / POINT_SECONDS)))
         self._resampler.push(np.mean(audio, axis=0, keepdims=True, dtype=np.float32))
         fresh = np.empty((1, self._resampler.ready), np.float32)
         self._resampler.pull(fresh)
         self._window = np.concatenate([self._window, fresh], axis=1)[:, -self._window.shape[1] :]
-        if self.level_db(self._window) < SILENT_DB:
+        if level_db(self._window) < SILENT_DB:
             return [0.0] * points
         hz = track_pitch(self._window, PITCH_RATE, method="dio").hz
-        seconds = fresh.shape[1] / PITCH_RATE
-        last = len(hz) - 1 - EDGE_FRAMES
-        moments = last - np.arange(points)[::-1] * seconds / FRAME_S / points
-        return [round(float(hz[max(0, round(moment))]), 1) for moment in moments]
+        frames = len(hz) - 1 - EDGE_FRAMES - round(POINT_SECONDS / FRAME_S) * np.arange(points)[::-1]
+        return [round(float(hz[frame]), 1) for frame in frames]

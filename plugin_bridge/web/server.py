@@ -126,4 +126,4 @@ async def _serve(hub: Hub, app: Starlette, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
     )
-    await asyncio.gather(hub.forward(), hub.look(), uvicorn.Server(config).serve(sockets=[listener]))
+    await asyncio.gather(hub.forward(), hub.look(), hub.measure(), uvicorn.Server(config).serve(sockets=[listener]))
