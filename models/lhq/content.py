@@ -118,9 +118,15 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) * torch.rsqrt(self.variance + 1e-5)
 
-    def fit(self, x: Tensor) -> Tensor:
-        """As `forward`, by the batch's own mean and variance, which are remembered."""
-        variance, mean = torch.var_mean(x, (0, 1))
+    def fit(self, x: Tensor, weight: Tensor) -> Tensor:
+        """As `forward`, by the mean and variance of the batch itself, which are remembered.
+
+        `weight` [batch, T, 1] says how much each frame counts: with silence among them, the variance would be that between
+        silence and speech.
+        """
+        share = weight / weight.sum()
+        mean = (x * share).sum((0, 1))
+        variance = ((x - mean).square() * share).sum((0, 1))
         with torch.no_grad():
             self.mean.lerp_(mean, self.MOMENTUM)
             self.variance.lerp_(variance, self.MOMENTUM)

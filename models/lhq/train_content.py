@@ -55,16 +55,18 @@ class ContentTraining:
     learning_rate: float
     average: float
     consistency: float
+    redundancy: float
     gain: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Losses since the last report (means, in nepers of mel), of the held-out takes, and time."""
+    """Losses since the last report (means; `loss` in nepers of mel), of the held-out takes, and time."""
 
     step: int
     loss: float
     agreement: float
+    redundancy: float
     held_out_loss: float
     seconds: float
 
@@ -95,13 +97,30 @@ def disturbed(features: Tensor, generator: torch.Generator) -> Tensor:
 @dataclass(frozen=True)
 class Heard:
     """A batch after the networks: condition [batch, T, 256], coarse mel and the wanted one [batch, T, bins], loudness
-    [batch, T], and the disagreement of the contents of two views."""
+    [batch, T], disagreement of the contents of two views, and correlation of the content's channels."""
 
     condition: Tensor
     coarse: Tensor
     mel: Tensor
     loudness: Tensor
     agreement: Tensor
+    redundancy: Tensor
+
+
+def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Of [batch, T, channels] with the frames' weights [batch, T, 1]."""
+    return (x * weight).sum() / (weight.sum() * x.shape[2])
+
+
+def correlation(content: Tensor, weight: Tensor) -> Tensor:
+    """Sum of the squared correlations of each channel with the others, mean over the channels (Bardes et al. 2022, VICReg, eq. 4).
+
+    Without it, the channels repeat the two or three values that two views most easily agree about.
+    """
+    flat = content.flatten(0, 1)
+    with torch.autocast("cpu", enabled=False):
+        covariance = flat.t() @ (flat * (weight / weight.sum()).flatten(0, 1))
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / flat.shape[1]
 
 
 def hear(
@@ -112,7 +131,8 @@ def hear(
     Without pairs (`config.paired` 0) the encoder's statistics stay as they are.
     """
     features, mel = torch.from_numpy(batch.features), torch.from_numpy(batch.mel)
-    loudness, agreement = torch.from_numpy(batch.loudness), torch.zeros(())
+    loudness = torch.from_numpy(batch.loudness)
+    agreement = redundancy = torch.zeros(())
     count = len(features)
     with torch.no_grad():
         if not plain:
@@ -127,8 +147,12 @@ def hear(
     with half_precision():
         content = model.encoder.encode(heard).float()
         if config.paired and not plain:  # the encoder is learning
-            content, pair = model.encoder.standardise.fit(content).split([count, config.paired])
-            agreement = (content[count - config.paired :] - pair).square().mean()
+            weight = frame_weight(loudness)[..., None]
+            weight = torch.cat([weight, weight[count - config.paired :]])
+            content = model.encoder.standardise.fit(content, weight)
+            redundancy = correlation(content, weight)
+            content, pair = content.split([count, config.paired])
+            agreement = weighted_mean((content[count - config.paired :] - pair).square(), weight[count:])
         else:
             content = model.encoder.standardise(content)
         if not plain:
@@ -142,16 +166,16 @@ def hear(
             model.voices(torch.from_numpy(batch.speaker)),
         )
         made = model.condition.mel(condition, loudness)
-    return Heard(condition.float(), made.float(), mel, loudness, agreement)
+    return Heard(condition.float(), made.float(), mel, loudness, agreement, redundancy)
 
 
 def losses(
     model: Conditioner, batch: Batch, config: ContentTraining, generator: torch.Generator, *, plain: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(mel loss, disagreement of the contents of two views); `plain` as for `hear`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mel loss, disagreement of two views, correlation of the channels); `plain` as for `hear`."""
     heard = hear(model, batch, config, generator, plain=plain)
     loss = mel_loss(heard.coarse, heard.mel, heard.loudness, torch.from_numpy(batch.bandwidth_hz))
-    return loss, heard.agreement
+    return loss, heard.agreement, heard.redundancy
 
 
 def long_term_mean(takes: Takes, config: ContentTraining) -> Tensor:
@@ -212,9 +236,9 @@ def fit(
         )
         torch.manual_seed(config.seed * 1_000_003 + step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        loss, agreement = losses(model, batch, config, generator)
+        loss, agreement, redundancy = losses(model, batch, config, generator)
         optimiser.zero_grad(set_to_none=True)
-        (loss + config.consistency * agreement).backward()
+        (loss + config.consistency * agreement + config.redundancy * redundancy).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
@@ -223,12 +247,11 @@ def fit(
         with torch.no_grad():
             for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - keep)
-        recent.append((loss.item(), agreement.item()))
+        recent.append((loss.item(), agreement.item(), redundancy.item()))
         if step % report_every == 0 or step == steps:
             with torch.no_grad():
                 judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
-            loss_mean, agreement_mean = np.mean(recent, 0).tolist()
-            report(Progress(step, loss_mean, agreement_mean, judged, time.monotonic() - began))
+            report(Progress(step, *np.mean(recent, 0).tolist(), held_out_loss=judged, seconds=time.monotonic() - began))
             recent = []
         if time.monotonic() - saved > save_seconds:
             write()
@@ -256,7 +279,7 @@ def main() -> None:
     def trained(progress: Progress) -> None:
         print(
             f"step {progress.step} loss {progress.loss:.4f} agreement {progress.agreement:.3f} "
-            f"held out {progress.held_out_loss:.4f} {progress.seconds:.0f} s",
+            f"redundancy {progress.redundancy:.2f} held out {progress.held_out_loss:.4f} {progress.seconds:.0f} s",
             flush=True,
         )
 
