@@ -69,9 +69,7 @@ def on_grid(track: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
 def pack_features(
     recordings: Recordings, others: OtherVoices, out: Path, seed: int, report: Callable[[int, int], None] | None = None
 ) -> None:
-    """Pack all clips of the recordings into the folder `out`; does nothing if `out` is complete."""
-    if (out / "index.json").exists():
-        return
+    """Pack all clips of the recordings into the folder `out`, the index last."""
     out.mkdir(parents=True, exist_ok=True)
     takes: list[Take] = []
     start = 0

@@ -284,10 +284,11 @@ def main() -> None:
         )
 
     config = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-    pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
-    stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
-    recordings = Recordings(arguments.work / "audio")
-    pack_features(recordings, OtherVoices(stream, config.seed), arguments.work / "packed", config.seed, packed)
+    if not (arguments.work / "packed" / "index.json").exists():
+        pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
+        stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
+        others = OtherVoices(stream, config.seed)
+        pack_features(Recordings(arguments.work / "audio"), others, arguments.work / "packed", config.seed, packed)
     takes = Takes(arguments.work / "packed")
     if arguments.minutes > 0:
         sizes = ContentConfig(voices=len(takes.speakers))

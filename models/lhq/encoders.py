@@ -1,0 +1,168 @@
+"""Content encoders that users already hold: ContentVec and HuBERT, as ONNX files or as Hugging Face folders.
+
+They hear 16 kHz and give a frame each 20 ms; here their frames are interpolated onto the song's grid. A song pack that was
+trained with one of them takes its content instead of our own encoder's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.graph import Graph, ModelError, first_line, load_graph
+from models.lhq.mel import DEFAULT
+
+Floats = NDArray[np.float32]
+
+RATE = 16_000
+HOP = 320
+# Of the seven convolutions (kernels 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2): frame k hears the samples
+# 320 k ... 320 k + 399, so its centre lies 200 samples after 320 k.
+FIELD = 400
+DIMENSIONS = (256, 768)  # layer 9 with its projection, layer 9 or 12 without
+STRETCH, MARGIN = 30 * RATE // HOP, 2 * RATE // HOP  # frames encoded at once, and heard around them: attention is quadratic
+ONNX_BYTES = 2**30  # the largest there is has 400 MB
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder of content.
+
+    Attributes
+    ----------
+    dimensions : int
+        Of a frame of content.
+    """
+
+    dimensions: int
+    _embed: Callable[[Floats], Floats]
+
+    def __call__(self, audio: Floats) -> Floats:
+        """Audio [N] at 16 kHz -> content [T, dimensions], a frame each 10 ms, frame k centred on second k / 100.
+
+        As many frames as the same take has at 40 kHz. Long takes are encoded in stretches of 30 s with 2 s around them.
+
+        Raises
+        ------
+        ModelError
+            If the model fails, or gives something else than frames of numbers.
+        """
+        frames = max(1, -(-len(audio) // HOP))
+        # Centred: half a field before, and after the end what the last frame needs.
+        padded = np.pad(np.asarray(audio, np.float32), (FIELD // 2, FIELD))
+        content = np.empty((frames, self.dimensions), np.float32)
+        for first in range(0, frames, STRETCH):
+            start, stop = max(0, first - MARGIN), min(frames, first + STRETCH + MARGIN)
+            found = self._embed(padded[start * HOP : (stop - 1) * HOP + FIELD])
+            if found.shape != (stop - start, self.dimensions) or not np.isfinite(found).all():
+                wanted = f"{stop - start} finite frames of {self.dimensions} values"
+                raise ModelError(f"the content encoder should give {wanted}, got an array of the shape {found.shape}")
+            last = min(frames, first + STRETCH)
+            content[first:last] = found[first - start : last - start]
+        return on_grid(content, len(audio) * DEFAULT.sample_rate // RATE // DEFAULT.hop + 1)
+
+
+def on_grid(content: Floats, frames: int) -> Floats:
+    """Content [n, C], frame k centred on sample 320 k at 16 kHz -> [frames, C] on the song grid, by linear interpolation."""
+    at = np.arange(frames) * (DEFAULT.hop / DEFAULT.sample_rate * RATE / HOP)
+    at = np.minimum(at, len(content) - 1)
+    lower = np.minimum(at.astype(np.int64), max(0, len(content) - 2))
+    fraction = (at - lower).astype(np.float32)[:, None]
+    upper = np.minimum(lower + 1, len(content) - 1)
+    return content[lower] * (1 - fraction) + content[upper] * fraction
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Load an ONNX file (input `source`, output `embed`), or a Hugging Face folder (needs the package `transformers`).
+
+    Raises
+    ------
+    ModelError
+        One sentence that names what was expected and what was found.
+    """
+    if path.is_dir():
+        return _load_folder(path)
+    try:
+        if path.stat().st_size > ONNX_BYTES:
+            raise ModelError(f"expected a content encoder of at most 1 GiB, but {path} has {path.stat().st_size} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"expected a content encoder in {path}, but it cannot be read ({error})") from None
+    graph = load_graph(data, str(path))
+    return Encoder(_dimensions(graph, path), _onnx(graph, path))
+
+
+def _dimensions(graph: Graph, path: Path) -> int:
+    """Channels of a ContentVec graph, recognised by the names and ranks of what goes in and out."""
+    inputs = {name: (value.type, len(value.shape)) for name, value in graph.inputs.items()}
+    outputs = {name: (value.type, len(value.shape)) for name, value in graph.outputs.items()}
+    if inputs != {"source": ("tensor(float)", 3)} or outputs.get("embed") != ("tensor(float)", 3):
+        found = ", ".join(f"{name} {value.shape}" for name, value in {**graph.inputs, **graph.outputs}.items())
+        wanted = "one float32 input 'source' [1, 1, N] and an output 'embed' [1, T, C]"
+        raise ModelError(f"a content encoder has {wanted}, but {path} has {found[:200]}")
+    channels = graph.outputs["embed"].shape[2]
+    if not isinstance(channels, int):  # some exports leave it open
+        channels = _onnx(graph, path)(np.zeros(FIELD + HOP, np.float32)).shape[1]
+    if channels not in DIMENSIONS:
+        raise ModelError(f"a content encoder has frames of 256 or 768 values, but those of {path} have {channels}")
+    return channels
+
+
+def _onnx(graph: Graph, path: Path) -> Callable[[Floats], Floats]:
+    def embed(audio: Floats) -> Floats:
+        try:
+            (content,) = graph.session.run(["embed"], {"source": audio[None, None]})
+        except Exception as error:  # the runtime's exceptions share no narrower base class
+            raise ModelError(f"the content encoder {path} fails on {len(audio)} samples: {first_line(error)}") from error
+        return np.asarray(content[0], np.float32)
+
+    return embed
+
+
+def _load_folder(path: Path) -> Encoder:
+    """A Hugging Face folder of a HuBERT: its last layer, or that of layer 9 projected if the folder has the projection."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelError(f"expected a Hugging Face model in {path}, but its config.json cannot be read ({error})") from None
+    if kind != "hubert":
+        raise ModelError(f"expected a model of the type 'hubert' in {path}, found {str(kind)[:60]!r}")
+    if not (path / "model.safetensors").is_file():
+        # The other format, pytorch_model.bin, is a pickle: a file that can run anything.
+        raise ModelError(f"expected model.safetensors in {path}, and it has none (a pickle is not opened)")
+    try:
+        import torch
+        from transformers import HubertModel
+    except ImportError:
+        problem = "a Hugging Face folder needs the packages torch and transformers: pip install torch transformers"
+        raise ModelError(f"{problem} (an ONNX file of the encoder needs neither)") from None
+    try:
+        model = HubertModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+    except Exception as error:  # whatever is wrong with a file
+        raise ModelError(f"expected a HuBERT in {path}, but it cannot be loaded: {first_line(error)}") from error
+    normalise = _normalises(path)
+
+    def embed(audio: Floats) -> Floats:
+        x = torch.from_numpy(audio)[None]
+        if normalise:
+            x = (x - x.mean()) / torch.sqrt(x.var() + 1e-7)
+        with torch.no_grad():
+            content: Any = model(x).last_hidden_state[0].numpy()
+        return np.asarray(content, np.float32)
+
+    return Encoder(int(model.config.hidden_size), embed)
+
+
+def _normalises(path: Path) -> bool:
+    """Whether the folder's preprocessor wants unit variance."""
+    try:
+        return bool(json.loads((path / "preprocessor_config.json").read_text(encoding="utf-8"))["do_normalize"])
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        return False
