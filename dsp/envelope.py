@@ -1,4 +1,4 @@
-"""How one recording's level over time follows another's: how late it is, how quiet in the pauses, how alike in the phrases."""
+"""How one recording's level over time follows another's: how late, how quiet in the pauses, how alike in phrases and onsets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ PHRASE_DB = 30.0  # under the loudest frame, where a phrase ends: consonants cou
 PAUSE_DB = 30.0  # under the phrases, where a pause begins: rooms are seldom 40 dB quieter than who speaks in them
 PAUSE_EDGE = 2  # frames: so far from what is louder, the last note's decay is over
 QUIETEST_DB = -120.0  # digital silence
+
+# Onsets: plosives and hard attacks. A level is the rms of a ms, told four times a ms.
+ONSETS_PER_MS = 4
+ONSET_RISE_DB = 20.0  # above the loudest of the 20 ms before: within those, the periods of any voice come again
+ONSET_RANGE_DB = 30.0  # under the loudest ms of all: softer ones are not heard as bursts
+ONSET_REACH_MS = 15.0  # before and after an onset: in there a burst rises, however late
 
 
 def envelope_lag_ms(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> float:
@@ -80,6 +86,55 @@ def level_correlation(reference: ArrayLike, audio: ArrayLike, sample_rate: float
     if not (np.ptp(a) > 1e-9 and np.ptp(b) > 1e-9):
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def onset_rise_ms(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> tuple[float, float]:
+    """Median rise times in ms of the onsets of `reference` [n] and, at the same places, of `audio` [m].
+
+    An onset is where the level rises by 20 dB within 5 ms above all of the 20 ms before. Rise time is that of a step's
+    response: from the last time below a tenth of the amplitude's peak until 90 % of it. NaN if there is no onset.
+    """
+    first, second = _pair(reference, audio)
+    levels = [_amplitudes(x, sample_rate) for x in (first, second)]
+    rises = [[_rise_ms(level, at) for at in _onsets(levels[0])] for level in levels]
+    if not rises[0]:
+        return float("nan"), float("nan")
+    return float(np.median(rises[0])), float(np.median(rises[1]))
+
+
+def _amplitudes(audio: Floats, sample_rate: float) -> Floats:
+    """Root mean square of each ms, `ONSETS_PER_MS` times a ms."""
+    energy = np.concatenate([[0.0], np.cumsum(np.square(audio))])
+    centre = np.arange(0.0, len(audio), sample_rate / 1e3 / ONSETS_PER_MS)
+    half = 0.5e-3 * sample_rate
+    low, high = (np.clip(np.round(centre + side), 0, len(audio)).astype(int) for side in (-half, half))
+    amplitudes: Floats = np.sqrt(np.maximum(energy[high] - energy[low], 0.0) / np.maximum(high - low, 1))
+    return amplitudes
+
+
+def _onsets(amplitude: Floats) -> list[int]:
+    """Where they are, in steps of `amplitude`: each the steepest within its 50 ms."""
+    before, within = 20 * ONSETS_PER_MS, 5 * ONSETS_PER_MS
+    if len(amplitude) < before + within + 1:
+        return []
+    db = 20 * np.log10(np.maximum(amplitude, 1e-6))
+    past = np.lib.stride_tricks.sliding_window_view(db, before).max(axis=1)[: -within - 1]
+    now = db[before + within :][: len(past)]
+    rise = np.where((now - past > ONSET_RISE_DB) & (now > db.max() - ONSET_RANGE_DB), now - past, 0.0)
+    found = []
+    while rise.any():
+        at = int(np.argmax(rise))
+        found.append(at + before + within // 2)
+        rise[max(0, at - 50 * ONSETS_PER_MS) : at + 50 * ONSETS_PER_MS] = 0.0
+    return sorted(found)
+
+
+def _rise_ms(amplitude: Floats, at: int) -> float:
+    reach = round(ONSET_REACH_MS * ONSETS_PER_MS)
+    around = amplitude[max(0, at - reach) : at + reach]
+    top = int(np.argmax(around >= 0.9 * around.max()))
+    low = np.flatnonzero(around[:top] < 0.1 * around.max())
+    return (top - (int(low[-1]) if len(low) else 0)) / ONSETS_PER_MS
 
 
 def _phrases(power: Floats) -> NDArray[np.bool_]:

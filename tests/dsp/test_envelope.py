@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dsp.envelope import envelope_lag_ms, level_correlation, pause_level_db
+from dsp.envelope import envelope_lag_ms, level_correlation, onset_rise_ms, pause_level_db
 from dsp.singer import Note, sing
 
 RATE = 16_000
@@ -105,3 +105,30 @@ def test_levels_that_never_change_have_no_correlation():
 def test_channels_are_refused():
     with pytest.raises(ValueError, match=r"shaped \[n\], not 2 and 1 dimensions"):
         envelope_lag_ms(np.zeros((2, 100)), np.zeros(100), RATE)
+
+
+def bursts(rise_ms, rate=RATE, count=6):
+    """Noise that rises in proportion within some time, every 300 ms, from 60 dB below."""
+    n = round(0.3 * rate)
+    t = np.arange(n) / rate * 1e3
+    gain = np.clip((t - 150) / max(rise_ms, 1e-6), 1e-3, 1) * np.where(t < 250, 1, 1e-3)
+    return np.tile(gain, count) * np.random.default_rng(3).uniform(0.9, 1.1, n * count) * (-1.0) ** np.arange(n * count)
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+@pytest.mark.parametrize("rise_ms", [0, 4, 12])
+def test_rise_times_are_those_from_a_tenth_to_nine_tenths(rate, rise_ms):
+    """Of a line that is 80 % of it; a ms of averaging makes a step as long as that."""
+    found = onset_rise_ms(bursts(0, rate), bursts(rise_ms, rate), rate)
+    assert found[0] == pytest.approx(1.0, abs=0.5)
+    assert found[1] == pytest.approx(max(1.0, 0.8 * rise_ms), abs=1.0)
+
+
+def test_a_voice_that_goes_on_has_no_onsets_and_a_plosive_has_one():
+    held = sing([Note(40, 1.0, "a")], RATE, vibrato_cents=0).audio[RATE // 4 : -RATE // 4]
+    assert math.isnan(onset_rise_ms(held, held, RATE)[0])
+    plosive = sing([Note(52, 0.6, "a"), Note(52, 0.6, "a", "t")], RATE).audio
+    rise, same = onset_rise_ms(plosive, plosive, RATE)
+    assert rise == same and 1 <= rise <= 12
+    assert math.isnan(onset_rise_ms(np.zeros(RATE), plosive, RATE)[1])
+    assert math.isnan(onset_rise_ms(np.zeros(5), np.zeros(5), RATE)[0])
