@@ -98,13 +98,22 @@ class Browser:
 
     def tab(self) -> Tab:
         """A new, empty one."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new", method="PUT")
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-            url = json.load(answer)["webSocketDebuggerUrl"]
-        return Tab(self._tabs.enter_context(connect(url, max_size=1 << 26, compression=None, open_timeout=PATIENCE_SECONDS)))
+        made = json.loads(self._ask("new", "PUT"))
+        # It takes all that comes, whether it is read or not.
+        url = made["webSocketDebuggerUrl"]
+        connection = connect(url, max_size=1 << 26, max_queue=None, compression=None, open_timeout=PATIENCE_SECONDS)
+        tab = Tab(self._tabs.enter_context(connection))
+        self._tabs.callback(self._ask, f"close/{made['id']}", "GET")
+        return tab
 
-    def close(self) -> None:
-        """Of all tabs; the browser itself goes on."""
+    def _ask(self, what: str, method: str) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/{what}", method=method)
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+            said: bytes = answer.read()
+        return said
+
+    def close_tabs(self) -> None:
+        """The browser itself goes on."""
         self._tabs.close()
 
 
@@ -132,8 +141,6 @@ def browser(folder: Path) -> Iterator[Browser]:
             while not (told.exists() and told.read_text().count("\n")):
                 assert process.poll() is None and time.monotonic() < end, "chromium did not start"
                 time.sleep(0.05)
-            found = Browser(int(told.read_text().split("\n")[0]))
-            yield found
-            found.close()
+            yield Browser(int(told.read_text().split("\n")[0]))
         finally:
             process.terminate()

@@ -144,8 +144,6 @@ function buildSlider(parameter) {
   });
   const text = make("span", { class: "value", "aria-hidden": "true" });
   const reset = make("button", { type: "button", "aria-label": `${title(name)} back to ${shown(parameter, parameter.default)}` }, "Reset");
-  const less = make("button", { type: "button", "aria-label": `${title(name)} down` }, "−");
-  const more = make("button", { type: "button", "aria-label": `${title(name)} up` }, "+");
   const set = (value) => {
     const whole = Math.round(value / step) * step;
     change(name, Math.min(maximum, Math.max(minimum, Number(whole.toFixed(4)))));
@@ -162,15 +160,20 @@ function buildSlider(parameter) {
     else return;
     event.preventDefault();
   });
-  less.addEventListener("click", () => set(values[name] - step));
-  more.addEventListener("click", () => set(values[name] + step));
+  const nudge = (sign, text, by) => {
+    const button = make("button", { type: "button", "aria-label": `${title(name)} ${text}` }, sign);
+    button.addEventListener("click", () => set(values[name] + by));
+    return button;
+  };
+  // A note is hit exactly, by a thumb too.
+  const [less, more] = parameter.unit === "semitones" ? [[nudge("−", "down", -step)], [nudge("+", "up", step)]] : [[], []];
   reset.addEventListener("click", () => {
     change(name, parameter.default);
     slider.focus({ preventScroll: true }); // the button is about to hide
   });
   $("controls").append(
-    make("div", { class: parameter.unit === "semitones" ? "control" : "control minor" },
-      make("label", { for: name }, title(name)), text, reset, make("div", { class: "reach" }, less, slider, more), about),
+    make("div", { class: "control" },
+      make("label", { for: name }, title(name)), text, reset, make("div", { class: "reach" }, ...less, slider, ...more), about),
   );
   const place = (value) => (100 * (value - minimum)) / (maximum - minimum);
   controls[name] = (value) => {

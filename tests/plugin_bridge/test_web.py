@@ -135,9 +135,15 @@ def open_stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def the_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("chromium")) as found:
         yield found
+
+
+@pytest.fixture
+def chromium(the_chromium: Browser) -> Iterator[Browser]:
+    yield the_chromium
+    the_chromium.close_tabs()
 
 
 def connect(address: str, origin: str | None = None) -> ClientConnection:
