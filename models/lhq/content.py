@@ -1,6 +1,6 @@
 """Content encoder and condition network: from what is sung, how high and how loud, to what the denoiser is told.
 
-The encoder ends in a narrow bottleneck, standardised and disturbed by noise while training: enough for the words, too little
+The encoder ends in a narrow bottleneck, white and disturbed by noise while training: enough for the words, too little
 for the speaker. Nothing here is causal; both networks see a bounded neighbourhood, `receptive_frames` to each side, so that a
 slice of a song with that much context is converted like the whole.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.lhq.features import BANDS
 from models.lhq.mel import DEFAULT, FLOOR
+from models.source_filter.whitening import Whiten
 
 CONDITION = 256  # channels, as in the paper
 MEAN_FRAMES = 128  # to each side: two and a half seconds hold enough vowels for the long-term spectrum of voice and microphone
@@ -99,42 +100,8 @@ class LongTermMean(nn.Module):
         return torch.cat([shape, 0.5 * torch.clamp(relative, -8.0, 3.0)], 2)
 
 
-class Standardise(nn.Module):
-    """Zero mean and unit variance of each channel of [batch, T, channels] over time and clips.
-
-    Within a frame (layer normalisation) it would not do: asked for contents that agree, a network there puts nearly all of the
-    variance into one constant vector, and next to none into the words.
-    """
-
-    MOMENTUM = 0.02
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.variance: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) * torch.rsqrt(self.variance + 1e-5)
-
-    def fit(self, x: Tensor, weight: Tensor) -> Tensor:
-        """As `forward`, by the mean and variance of the batch itself, which are remembered.
-
-        `weight` [batch, T, 1] says how much each frame counts: with silence among them, the variance would be that between
-        silence and speech.
-        """
-        share = weight / weight.sum()
-        mean = (x * share).sum((0, 1))
-        variance = ((x - mean).square() * share).sum((0, 1))
-        with torch.no_grad():
-            self.mean.lerp_(mean, self.MOMENTUM)
-            self.variance.lerp_(variance, self.MOMENTUM)
-        return (x - mean) * torch.rsqrt(variance + 1e-5)
-
-
 class ContentEncoder(nn.Module):
-    """Content features [batch, T, BANDS] -> content [batch, T, content], each channel of about zero mean and unit variance."""
+    """Content features [batch, T, BANDS] -> content [batch, T, content], its channels uncorrelated and of unit variance."""
 
     def __init__(self, config: ContentConfig) -> None:
         super().__init__()
@@ -144,14 +111,14 @@ class ContentEncoder(nn.Module):
             Block(config.encoder_width, config.encoder_hidden, config.kernel, d) for d in config.encoder_dilations
         )
         self.leave = nn.Linear(config.encoder_width, config.content)
-        self.standardise = Standardise(config.content)
+        self.whiten = Whiten(config.content)
         self.receptive_frames = MEAN_FRAMES + reach(config.kernel, config.encoder_dilations)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.standardise(self.encode(self.normalise(features)))  # type: ignore[no-any-return]
+        return self.whiten(self.encode(self.normalise(features)))  # type: ignore[no-any-return]
 
     def encode(self, x: Tensor) -> Tensor:
-        """From what `normalise` gives to what `standardise` takes."""
+        """From what `normalise` gives to what `whiten` takes."""
         x = self.enter(x)
         for block in self.blocks:
             x = block(x)

@@ -55,7 +55,6 @@ class ContentTraining:
     learning_rate: float
     average: float
     consistency: float
-    redundancy: float
     gain: tuple[float, float]
 
 
@@ -66,7 +65,6 @@ class Progress:
     step: int
     loss: float
     agreement: float
-    redundancy: float
     held_out_loss: float
     seconds: float
 
@@ -97,30 +95,18 @@ def disturbed(features: Tensor, generator: torch.Generator) -> Tensor:
 @dataclass(frozen=True)
 class Heard:
     """A batch after the networks: condition [batch, T, 256], coarse mel and the wanted one [batch, T, bins], loudness
-    [batch, T], disagreement of the contents of two views, and correlation of the content's channels."""
+    [batch, T], and the disagreement of the contents of two views."""
 
     condition: Tensor
     coarse: Tensor
     mel: Tensor
     loudness: Tensor
     agreement: Tensor
-    redundancy: Tensor
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
     """Of [batch, T, channels] with the frames' weights [batch, T, 1]."""
     return (x * weight).sum() / (weight.sum() * x.shape[2])
-
-
-def correlation(content: Tensor, weight: Tensor) -> Tensor:
-    """Sum of the squared correlations of each channel with the others, mean over the channels (Bardes et al. 2022, VICReg, eq. 4).
-
-    Without it, the channels repeat the two or three values that two views most easily agree about.
-    """
-    flat = content.flatten(0, 1)
-    with torch.autocast("cpu", enabled=False):
-        covariance = flat.t() @ (flat * (weight / weight.sum()).flatten(0, 1))
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / flat.shape[1]
 
 
 def hear(
@@ -132,7 +118,7 @@ def hear(
     """
     features, mel = torch.from_numpy(batch.features), torch.from_numpy(batch.mel)
     loudness = torch.from_numpy(batch.loudness)
-    agreement = redundancy = torch.zeros(())
+    agreement = torch.zeros(())
     count = len(features)
     with torch.no_grad():
         if not plain:
@@ -145,18 +131,17 @@ def hear(
             mel = torch.clamp(mel + gain[..., None] * (-2 / math.log(MEL_FLOOR)), min=-1.0)
         heard = model.encoder.normalise(features)[:, MEAN_FRAMES:-MEAN_FRAMES]
     with half_precision():
-        content = model.encoder.encode(heard).float()
-        if config.paired and not plain:  # the encoder is learning
-            weight = frame_weight(loudness)[..., None]
-            weight = torch.cat([weight, weight[count - config.paired :]])
-            content = model.encoder.standardise.fit(content, weight)
-            redundancy = correlation(content, weight)
-            content, pair = content.split([count, config.paired])
-            agreement = weighted_mean((content[count - config.paired :] - pair).square(), weight[count:])
-        else:
-            content = model.encoder.standardise(content)
-        if not plain:
-            content = model.disturb(content)
+        content = model.encoder.encode(heard)
+    content = content.float()
+    if config.paired and not plain:  # the encoder is learning
+        content, pair = model.encoder.whiten.fit(content).split([count, config.paired])
+        weight = frame_weight(loudness[count - config.paired :])[..., None]
+        agreement = weighted_mean((content[count - config.paired :] - pair).square(), weight)
+    else:
+        content = model.encoder.whiten(content)
+    if not plain:
+        content = model.disturb(content)
+    with half_precision():
         condition = model.condition(
             content,
             torch.from_numpy(batch.f0),
@@ -166,16 +151,16 @@ def hear(
             model.voices(torch.from_numpy(batch.speaker)),
         )
         made = model.condition.mel(condition, loudness)
-    return Heard(condition.float(), made.float(), mel, loudness, agreement, redundancy)
+    return Heard(condition.float(), made.float(), mel, loudness, agreement)
 
 
 def losses(
     model: Conditioner, batch: Batch, config: ContentTraining, generator: torch.Generator, *, plain: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(mel loss, disagreement of two views, correlation of the channels); `plain` as for `hear`."""
+) -> tuple[Tensor, Tensor]:
+    """(mel loss, disagreement of the contents of two views); `plain` as for `hear`."""
     heard = hear(model, batch, config, generator, plain=plain)
     loss = mel_loss(heard.coarse, heard.mel, heard.loudness, torch.from_numpy(batch.bandwidth_hz))
-    return loss, heard.agreement, heard.redundancy
+    return loss, heard.agreement
 
 
 def long_term_mean(takes: Takes, config: ContentTraining) -> Tensor:
@@ -236,9 +221,9 @@ def fit(
         )
         torch.manual_seed(config.seed * 1_000_003 + step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        loss, agreement, redundancy = losses(model, batch, config, generator)
+        loss, agreement = losses(model, batch, config, generator)
         optimiser.zero_grad(set_to_none=True)
-        (loss + config.consistency * agreement + config.redundancy * redundancy).backward()
+        (loss + config.consistency * agreement).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
@@ -247,7 +232,7 @@ def fit(
         with torch.no_grad():
             for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - keep)
-        recent.append((loss.item(), agreement.item(), redundancy.item()))
+        recent.append((loss.item(), agreement.item()))
         if step % report_every == 0 or step == steps:
             with torch.no_grad():
                 judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
@@ -279,7 +264,7 @@ def main() -> None:
     def trained(progress: Progress) -> None:
         print(
             f"step {progress.step} loss {progress.loss:.4f} agreement {progress.agreement:.3f} "
-            f"redundancy {progress.redundancy:.2f} held out {progress.held_out_loss:.4f} {progress.seconds:.0f} s",
+            f"held out {progress.held_out_loss:.4f} {progress.seconds:.0f} s",
             flush=True,
         )
 

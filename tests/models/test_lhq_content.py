@@ -17,14 +17,15 @@ from pedalboard.io import AudioFile  # noqa: E402
 
 from dsp.pitch import track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
-from models.lhq.content import BANDS, Conditioner, ContentConfig, Standardise, load_content, pitch_features  # noqa: E402
+from models.lhq.content import BANDS, Conditioner, ContentConfig, load_content, pitch_features  # noqa: E402
 from models.lhq.data import Takes, pack_features  # noqa: E402
 from models.lhq.features import loudness  # noqa: E402
 from models.lhq.mel import log_mel, normalise  # noqa: E402
 from models.lhq.others import OtherVoices, key_shifted  # noqa: E402
-from models.lhq.train_content import ContentTraining, Progress, correlation, fit, mel_loss  # noqa: E402
+from models.lhq.train_content import ContentTraining, Progress, fit, mel_loss  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.weights import load_trained  # noqa: E402
+from models.source_filter.whitening import Whiten  # noqa: E402
 
 torch.set_num_threads(1)
 SMALL = ContentConfig(
@@ -40,7 +41,6 @@ TRAINING = ContentTraining(
     learning_rate=3e-3,
     average=0.9,
     consistency=0.3,
-    redundancy=0.02,
     gain=(-1.0, 0.5),
 )
 
@@ -81,25 +81,15 @@ def test_content_does_not_depend_on_level() -> None:
     assert (content - louder).abs().max() < 0.05 * content.std()
 
 
-def test_content_is_standardised_as_numpy_would() -> None:
-    standardise = Standardise(5)
-    x = torch.randn(3, 40, 5) * torch.arange(1.0, 6.0) + 2
-    weight = torch.rand(3, 40, 1)
-    flat, share = x.flatten(0, 1).numpy(), weight.flatten(0, 1).numpy()
-    mean = np.average(flat, 0, share[:, 0])
-    wanted = (flat - mean) / np.sqrt(np.average((flat - mean) ** 2, 0, share[:, 0]))
+def test_whitened_channels_are_uncorrelated_and_of_unit_variance() -> None:
+    whiten = Whiten(5)
+    # Channels that repeat each other, loud ones and faint ones, all with an offset.
+    x = torch.randn(3, 4000, 5) @ torch.tensor(np.random.default_rng(1).standard_normal((5, 5)), dtype=torch.float32) * 3 + 2
     for _ in range(400):  # until the remembered statistics are those of the batch
-        fitted = standardise.fit(x, weight)
-    np.testing.assert_allclose(fitted.flatten(0, 1), wanted, atol=1e-4)
-    np.testing.assert_allclose(standardise(x).flatten(0, 1), wanted, atol=1e-2)
-
-
-def test_channels_that_repeat_each_other_are_redundant() -> None:
-    one = torch.randn(2, 500, 1)
-    same, weight = one.expand(2, 500, 4) / one.square().mean().sqrt(), torch.ones(2, 500, 1)
-    assert correlation(same, weight) == pytest.approx(3.0, rel=1e-3)  # each with three others, all correlations 1
-    independent = torch.linalg.qr(torch.randn(1000, 4))[0].reshape(2, 500, 4) * 1000**0.5
-    assert correlation(independent, weight) == pytest.approx(0.0, abs=1e-6)
+        fitted = whiten.fit(x)
+    for made in (fitted, whiten(x)):
+        np.testing.assert_allclose(np.cov(made.flatten(0, 1).numpy().T), np.eye(5), atol=0.03)
+        np.testing.assert_allclose(made.mean((0, 1)), 0, atol=0.03)
 
 
 def test_a_microphones_steady_colour_is_taken_out() -> None:
