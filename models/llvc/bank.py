@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from models.llvc.checkpoint import load_generator, read_config
 from models.llvc.discriminators import discriminator_set
+from models.llvc.encoder_loss import load_encoder
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.network import VARIANTS, Generator
 from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs
@@ -39,6 +40,7 @@ def train_voice(
     *,
     variant: str,
     recipe: Path | None,
+    encoder: Path | None,
     steps: int,
     minutes: float | None,
     threads: int,
@@ -46,6 +48,8 @@ def train_voice(
     progress: Callable[[TrainingProgress], None],
 ) -> None:
     """Train the voice `name` on the pairs in `folder`, on a GPU if there is one, and write its pack to `out`.
+
+    `encoder` adds the self-supervised loss: see `models.llvc.encoder_loss.load_encoder`.
 
     Stops after `steps`, or after `minutes` if that comes first. `work` keeps the checkpoint: called again with the same one,
     training goes on where it stopped. Raises ValueError, one sentence, where the pairs do not do.
@@ -60,7 +64,8 @@ def train_voice(
     torch.manual_seed(config.seed)
     discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(Generator(network), discriminators, config, device)
+    hears = None if encoder is None else load_encoder(encoder, network.sample_rate)
+    trainer = Trainer(Generator(network), discriminators, config, device, hears)
     report_every = max(1, min(1_000, steps // 20))
     generator = fit(trainer, training, validation, work, steps, progress, report_every=report_every, stop_at=stop_at)
     about = {"name": name, "display_name": name, "kind": f"{variant}, taught by {card.name}", "quality": {}}

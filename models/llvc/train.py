@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models.llvc.checkpoint import config_text
 from models.llvc.discriminators import Discriminators
+from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
 from models.llvc.losses import MelLoss, discriminator_loss, feature_loss, generator_loss
 from models.llvc.network import Generator
 from models.llvc.pairs import Pairs
@@ -48,9 +49,12 @@ class TrainingConfig:
     judged: int
     learning_rate: float
     decay: float
+    alone: int
     adversarial: float
     features: float
     mel: float
+    encoder: float
+    distance: Distance
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,49 @@ class TrainingProgress:
 
 
 def read_recipe(path: Path | None = None) -> TrainingConfig:
-    """A recipe, by default the published one."""
-    with (path or Path(__file__).with_name("train.toml")).open("rb") as file:
-        return TrainingConfig(**tomllib.load(file)["training"])
+    """A recipe, by default the published one; `path` may leave out what is to be as there.
+
+    Raises ValueError, one sentence, for anything else than a `[training]` table of what is known there.
+    """
+    published = Path(__file__).with_name("train.toml")
+    known = tomllib.loads(published.read_text(encoding="utf-8"))["training"]
+    try:
+        given = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))["training"]
+        if unknown := sorted(given.keys() - known.keys()):
+            raise ValueError(f"there is nothing called {unknown[0]!r}")
+        for name, value in given.items():
+            wanted = type(known[name])
+            if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+                raise ValueError(f"{name} must be of the kind of {known[name]!r}, not {value!r}")
+            if not isinstance(value, str) and not (value >= 0 and value < float("inf")):
+                raise ValueError(f"{name} must be at least 0, not {value}")
+        config = TrainingConfig(**{**known, **given})
+        if config.distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {config.distance!r}")
+        if not (config.batch and config.clip and config.segment and config.judged):
+            raise ValueError("batch, clip, segment and judged must be at least 1")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"expected a recipe with a [training] table in {path}, but {_reason(error)}") from None
+    return config
+
+
+def _reason(error: Exception) -> str:
+    return "it has none" if isinstance(error, (KeyError, TypeError, AttributeError)) else str(error).splitlines()[0]
 
 
 class Trainer:
-    """Generator and discriminators, their optimisers, and one step of both."""
+    """Generator and discriminators, their optimisers, and one step of both. `encoder`, if there is one, adds its loss."""
 
-    def __init__(self, generator: Generator, discriminators: Discriminators, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        discriminators: Discriminators,
+        config: TrainingConfig,
+        device: torch.device,
+        encoder: nn.Module | None = None,
+    ) -> None:
         self.config, self.device = config, device
+        self.encoder = None if encoder is None else EncoderLoss(encoder, config.distance).to(device)
         self.generator, self.discriminators = generator.to(device), discriminators.to(device)
         self.mel = MelLoss(generator.config.sample_rate).to(device)
         self.optimisers = [
@@ -87,8 +124,8 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
-    def step(self, clips: Tensor, random: np.random.Generator, epoch: int) -> dict[str, float]:
-        """Train both on pairs [2, batch, 1, clip]; returns the losses before it."""
+    def step(self, clips: Tensor, random: np.random.Generator, epoch: int, alone: bool = False) -> dict[str, float]:
+        """Train both on pairs [2, batch, 1, clip], or the generator `alone`; returns the losses before it."""
         config = self.config
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -97,6 +134,13 @@ class Trainer:
         self.generator.train()
         with self.autocast():
             made = self.generator(original).float()
+        losses = {"mel": self.mel(made[:, 0], recorded[:, 0])}
+        weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel, "encoder": config.encoder}
+        if self.encoder is not None:
+            losses["encoder"] = self.encoder(made[:, 0], recorded[:, 0])
+        if alone:
+            self._descend(0, torch.stack([weights[name] * value for name, value in losses.items()]).sum())
+            return {name: value.item() for name, value in losses.items()}
 
         part = random_part(recorded.shape[2], config.segment, random)
         self.discriminators.requires_grad_(True)
@@ -112,12 +156,7 @@ class Trainer:
             with torch.no_grad():
                 wanted = self.discriminators(recorded[..., part])
             found = self.discriminators(made[..., part])
-        losses = {
-            "adversarial": generator_loss(made=found),
-            "features": feature_loss(recorded=wanted, made=found),
-            "mel": self.mel(made[:, 0], recorded[:, 0]),
-        }
-        weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel}
+        losses |= {"adversarial": generator_loss(made=found), "features": feature_loss(recorded=wanted, made=found)}
         self._descend(0, torch.stack([weights[name] * value for name, value in losses.items()]).sum())
         return {name: value.item() for name, value in (losses | {"discriminators": loss}).items()}
 
@@ -196,11 +235,13 @@ def fit(
         chosen = [int(order[k % len(order)]) for k in range(number * config.batch, (number + 1) * config.batch)]
         random = np.random.default_rng([config.seed, epoch, number])
         torch.manual_seed(config.seed * 1_000_003 + step)
-        losses.append(trainer.step(torch.from_numpy(training.batch(chosen, config.clip, random)), random, epoch))
+        clips = torch.from_numpy(training.batch(chosen, config.clip, random))
+        losses.append(trainer.step(clips, random, epoch, alone=step < config.alone))
         step += 1
         if step % report_every == 0 or step == steps:
             seconds = (time.monotonic() - began) / (step - began_step)
-            means = {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
+            # Those of the discriminators begin in the middle of a report.
+            means = {name: float(np.mean([row[name] for row in losses if name in row])) for name in losses[-1]}
             progress = TrainingProgress(
                 step, steps, means, trainer.validate(held_out), min((steps - step) * seconds, stop_at - time.monotonic())
             )

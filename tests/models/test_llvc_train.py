@@ -106,6 +106,32 @@ def test_it_learns(tmp_path, folder):
     assert set(seen[0].losses) == {"adversarial", "features", "mel", "discriminators"}
 
 
+def test_the_generator_may_begin_alone(tmp_path, folder):
+    """Then nothing of the discriminators moves, and the run resumes as exactly as any other."""
+    recipe, seen = replace(RECIPE, alone=3), []
+    whole = train(tmp_path / "whole", folder, 5, recipe, seen.append, 1)
+    assert [set(now.losses) for now in seen[2:4]] == [{"mel"}, {"adversarial", "features", "mel", "discriminators"}]
+    fresh = trainer(recipe).discriminators.state_dict()
+    train(tmp_path / "parts", folder, 2, recipe)
+    state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
+    assert equal(state["discriminators"], fresh)
+    assert equal(whole, train(tmp_path / "parts", folder, 5, recipe))
+
+
+def test_an_encoder_adds_its_loss(folder):
+    torch.manual_seed(0)
+    encoder = torch.nn.Conv1d(1, 4, 16, 8)
+    before = encoder.weight.clone()
+    recipe = replace(RECIPE, encoder=10.0, distance="l1")
+    hears = torch.nn.Sequential(torch.nn.Unflatten(1, (1, -1)), encoder)
+    both = Trainer(Generator(NETWORK), trainer().discriminators, recipe, torch.device("cpu"), hears)
+    clips = torch.from_numpy(Pairs(folder, RATE).batch([0, 1], 2048, np.random.default_rng(0)))
+    losses = [both.step(clips, np.random.default_rng(0), 0, alone=True) for _ in range(20)]
+    assert set(losses[0]) == {"mel", "encoder"}
+    assert losses[-1]["encoder"] < 0.9 * losses[0]["encoder"]
+    assert torch.equal(encoder.weight, before)
+
+
 def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder):
     both = trainer(replace(RECIPE, learning_rate=1e-3))
     pairs = Pairs(folder, RATE)

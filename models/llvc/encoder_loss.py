@@ -1,0 +1,134 @@
+"""The self-supervised loss of LLVC's training: speech encoders are to hear the same in the conversion as in its model.
+
+The paper's encoder is HuBERT's convolutional front end; any that `transformers` reads from a folder serves (HuBERT, ContentVec,
+wav2vec 2.0, WavLM), and so does the content encoder of `models.lhq`, by its stage-1 checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv1d, pad
+
+from dsp.mel import mel_weights
+from models.lhq.content import ContentEncoder, load_content
+from models.lhq.features import BANDS, FLOOR, LOW_HZ, TOP_HZ, WINDOW
+from models.lhq.mel import DEFAULT
+
+Distance = Literal["l1", "mse"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+
+SPEECH_RATE = 16_000  # of all the encoders of that family
+TAPS_A_SAMPLE = 16  # of the filter before every n-th sample is taken
+
+
+class EncoderLoss(nn.Module):
+    """Mean distance between the features of two waveforms. `encoder` is frozen; gradients pass through it to what was made.
+
+    `forward(made, recorded)`: waveforms [batch, samples].
+    """
+
+    def __init__(self, encoder: nn.Module, distance: Distance) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.distance = distance
+
+    def train(self, mode: bool = True) -> EncoderLoss:
+        return super().train(False)  # no dropout: the distance would be that of two draws
+
+    def forward(self, made: Tensor, recorded: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.encoder(recorded.float())
+        off = self.encoder(made.float()) - wanted
+        return off.abs().mean() if self.distance == "l1" else off.square().mean()
+
+
+class SpeechFeatures(nn.Module):
+    """The convolutional front end of an encoder of raw speech: waveforms [batch, samples] at `sample_rate` -> its features."""
+
+    def __init__(self, front_end: nn.Module, sample_rate: int) -> None:
+        super().__init__()
+        self.front_end = front_end
+        self.factor = sample_rate // SPEECH_RATE
+        if sample_rate % SPEECH_RATE:
+            raise ValueError(f"expected a multiple of {SPEECH_RATE} Hz for a speech encoder, got {sample_rate} Hz")
+        taps = TAPS_A_SAMPLE * self.factor
+        place = torch.arange(-taps, taps + 1) / self.factor
+        response = torch.sinc(0.95 * place) * torch.hann_window(2 * taps + 3, periodic=False)[1:-1]
+        self.register_buffer("response", (response / response.sum())[None, None], persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        if self.factor > 1:
+            response = self.get_buffer("response")
+            audio = conv1d(pad(audio[:, None], (response.shape[2] // 2,) * 2), response, stride=self.factor)[:, 0]
+        return self.front_end(audio)  # type: ignore[no-any-return]
+
+
+class ContentFeatures(nn.Module):
+    """`models.lhq`'s content of waveforms [batch, samples], [batch, frames, content].
+
+    The spectra are those of `models.lhq.features`, but taken at the waveform's own rate: with windows and frames of the same
+    duration, and bands in hertz, only the width of a bin differs, by less than a percent.
+    """
+
+    def __init__(self, encoder: ContentEncoder, sample_rate: int) -> None:
+        super().__init__()
+        if sample_rate < 2 * TOP_HZ:
+            raise ValueError(f"the content encoder wants audio of {2 * TOP_HZ:g} Hz or more, got {sample_rate} Hz")
+        self.content = encoder
+        self.size = round(WINDOW * sample_rate / DEFAULT.sample_rate / 2) * 2
+        self.hop = round(DEFAULT.hop * sample_rate / DEFAULT.sample_rate)
+        weights = mel_weights(self.size, sample_rate, BANDS, LOW_HZ, TOP_HZ)
+        self.register_buffer("weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.size) * (4 / self.size), persistent=False)
+
+    def features(self, audio: Tensor) -> Tensor:
+        """As `models.lhq.features.content_features`: [batch, frames, BANDS]."""
+        spectra = torch.stft(
+            audio, self.size, self.hop, window=self.get_buffer("window"), pad_mode="constant", return_complex=True
+        ).transpose(1, 2)
+        energy = (spectra.real.square() + spectra.imag.square()) @ self.get_buffer("weights")
+        return 0.5 * torch.log(energy + FLOOR)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.content(self.features(audio))  # type: ignore[no-any-return]
+
+
+def load_encoder(path: Path, sample_rate: int) -> nn.Module:
+    """The encoder in `path`, on waveforms of `sample_rate` Hz.
+
+    Parameters
+    ----------
+    path : Path
+        A folder as Hugging Face's `save_pretrained` writes it (`transformers` must be installed; nothing is fetched, no code of
+        the folder is run), or a stage-1 checkpoint of `models.lhq`.
+
+    Raises
+    ------
+    ValueError
+        One sentence, if it is neither.
+    """
+    if path.suffix.lower() == ".onnx":
+        raise ValueError(f"the loss needs gradients, which {path.name} cannot give: pass the folder that it was exported from")
+    if not path.is_dir():
+        return ContentFeatures(load_content(path)[0].encoder, sample_rate)
+    try:
+        from transformers import AutoModel  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise ValueError(f"reading the encoder in {path} needs transformers, which is not there") from None
+    try:
+        model = AutoModel.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        front_end = model.feature_extractor
+        probe = front_end(torch.zeros(1, SPEECH_RATE))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"expected a speech encoder such as HuBERT in {path}, but {problem}") from None
+    if not isinstance(probe, Tensor) or probe.ndim != 3 or not math.isfinite(float(probe.detach().sum())):
+        raise ValueError(f"expected features [batch, channels, frames] of the encoder in {path}, got something else")
+    return SpeechFeatures(front_end, sample_rate)
