@@ -1,4 +1,4 @@
-"""The command line: `plugin-bridge voices | convert | live | demo | bench | evaluate | train | ... | doctor`.
+"""The command line: `plugin-bridge voices | convert | render | live | demo | bench | evaluate | train | ... | doctor`.
 
 What a command does lies in the module of its name; here are its options and what it prints. Results go to standard
 output, progress and errors to standard error. Exit codes: 0 all well, 1 `doctor` found something missing, 2 something
@@ -12,6 +12,8 @@ import json
 import math
 import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -30,8 +32,14 @@ from plugin_bridge.parameters import PARAMETERS
 
 # The modules behind the commands are imported where they are used: `--help` answers at once.
 if TYPE_CHECKING:
+    from dsp.f0 import Method
+    from models.pack import Size
     from plugin_bridge.convert import Conversion, Settings
     from plugin_bridge.files import Job
+    from plugin_bridge.render import Progress as SongProgress
+    from plugin_bridge.render import Rendering
+    from plugin_bridge.separation import Stem
+    from plugin_bridge.songs import SongJobs
 
 DEFAULT_VOICE = str(PARAMETERS["voice"].default)
 FAILED = 2
@@ -181,9 +189,109 @@ def convert(
     if done:
         _print_summary(done)
         if report is not None and not interrupted:
-            _write_report(report, done, settings)
+            _write_report(report, done, _voice_text(settings.voice), settings.pitch_shift)
     if interrupted:
         _say(f"interrupted: {len(done)} of {len(jobs)} recordings are done, the one under way was left out")
+        raise typer.Exit(INTERRUPTED)
+    if failures or problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def render(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN... OUT", help="Vocal stems or whole folders, and the file or folder to write."),
+    ],
+    voice: Annotated[str, typer.Option(help="As for convert; its pack needs a song engine.")] = DEFAULT_VOICE,
+    pitch: Annotated[float, _number("pitch_shift")] = 0.0,
+    formant: Annotated[float, _number("formant_shift")] = 0.0,
+    transpose: Annotated[str, typer.Option(metavar="auto|N", help="As for convert.")] = "0",
+    size: Annotated[str, typer.Option(help="Of the song engine: lhq, or mobile, which is faster.")] = "lhq",
+    steps: Annotated[int, typer.Option(min=1, max=64, help="Of the diffusion: more take longer, and bring little.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; the result is the same.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed gives the same bytes.")] = 0,
+    method: Annotated[str, typer.Option(help="That tracks the pitch: dio, harvest (slow, thorough) or swift.")] = "dio",
+    f0: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Pitch of the source (time_s, hz, voiced), in place of what is tracked.")
+    ] = None,
+    f0_out: Annotated[Path | None, typer.Option(metavar="CSV", help="Write the pitch of the source, to look at or edit.")] = None,
+    instrumental: Annotated[Path | None, typer.Option(help="The accompaniment: OUT is the mix, at the balance it had.")] = None,
+    separate: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL.onnx", help="IN are mixes: part them with this MDX-Net model, render the vocal, mix again."),
+    ] = None,
+    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if not the usual one.")] = None,
+    separate_stem: Annotated[
+        str | None, typer.Option(help="What that model gives: vocals or accompaniment; by default what its name says.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out recordings whose OUT is there, whole and newer.")] = False,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write what became of each recording, and each stage's time.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="As for convert.")] = None,
+) -> None:
+    """Convert whole vocals with the song engine, which takes its time and sounds best.
+
+    A stem keeps its rate, channels and length. Several, or a folder, go to a folder, as for convert.
+    """
+    if len(paths) < 2:
+        _fail("render needs at least one recording and, last, the file or folder to write")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
+    if method not in ("dio", "harvest", "swift"):
+        _fail(f"the method must be dio, harvest or swift, not {method!r}")
+    if size not in ("lhq", "mobile"):
+        _fail(f"the size must be lhq or mobile, not {size!r}")
+    if separate_stem not in (None, "vocals", "accompaniment"):
+        _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
+    if separate is not None and instrumental is not None:
+        _fail("--separate finds the accompaniment in the mix itself, so --instrumental has no place beside it")
+    from plugin_bridge.files import plan
+    from plugin_bridge.render import SongRenderer, Wishes
+    from plugin_bridge.separation import Separator
+    from plugin_bridge.songs import SongJobs, is_finished
+    from plugin_bridge.voices import parse_voice
+
+    try:
+        wishes = Wishes(pitch, formant, "auto" if transpose == "auto" else _parse_number("--transpose", transpose), f0)
+        jobs, problems = plan(paths[:-1], paths[-1])
+        single = [name for name, path in (("--f0", f0), ("--f0-out", f0_out), ("--instrumental", instrumental)) if path is not None]
+        if single and len(jobs) > 1:
+            _fail(f"{single[0]} is of one recording, but there are {len(jobs)}")
+        renderer = SongRenderer(
+            parse_voice(voice),
+            threads=threads,
+            size=cast("Size", size),
+            steps=steps,
+            seed=seed,
+            method=cast("Method", method),
+        )
+        separator = None if separate is None else Separator(separate, separate_fft, cast("Stem | None", separate_stem))
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    for problem in problems:
+        _say(problem)
+    todo = [job for job in jobs if not (resume and is_finished(job))]
+    if len(todo) < len(jobs):
+        _say(f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before")
+    songs = SongJobs(renderer, wishes, separator, f0_out, instrumental)
+    done: list[Rendering] = []
+    interrupted = False
+    try:
+        failures = _render_all(todo, songs, done)
+    except KeyboardInterrupt:
+        interrupted = True
+    if done:
+        _print_summary(done)
+        _print_stages(done)
+        if not interrupted:
+            if json_out is not None:
+                _write_json(json_out, songs.described(done))
+            if report is not None:
+                _write_report(report, done, voice, pitch)
+    if interrupted:
+        _say(f"interrupted: {len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on")
         raise typer.Exit(INTERRUPTED)
     if failures or problems:
         raise typer.Exit(FAILED)
@@ -548,6 +656,10 @@ def train_llvc(
     out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
     variant: Annotated[str, typer.Option(help="llvc, llvc-nc, llvc-hfg, or llvc-48k for pairs of 48000 Hz.")] = "llvc",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with a [training] table; by default the published one.")] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Adds the self-supervised loss: a Hugging Face folder of HuBERT's kind, or the song engine's content.pt."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
@@ -589,11 +701,12 @@ def train_llvc(
                 target,
                 variant=variant,
                 recipe=recipe,
+                encoder=encoder,
                 steps=steps,
                 minutes=minutes,
                 threads=threads,
                 options=ExportOptions(integer=int8),
-                progress=show,
+                progress=report,
             )
     except KeyboardInterrupt:
         _say(f"interrupted: the same command goes on from {work}")
@@ -675,7 +788,62 @@ def _convert_all(jobs: list[Job], settings: Settings, done: list[Conversion]) ->
     return failures
 
 
-def _print_summary(done: list[Conversion]) -> None:
+def _render_all(jobs: list[Job], songs: SongJobs, done: list[Rendering]) -> int:
+    """As `_convert_all`, with the song engine."""
+    failures = 0
+    columns = [TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[left]}")]
+    with _progress(*columns) as progress:
+        task = progress.add_task("", total=1.0, left="")
+        for number, job in enumerate(jobs, 1):
+            name = escape(f"{number} of {len(jobs)}: {job.source.name}")
+            progress.update(task, description=name, completed=0, left="")
+
+            def show(now: SongProgress, name: str = name) -> None:
+                left = f"{_duration(now.seconds_left)} left"
+                progress.update(task, description=f"{name}, {now.stage}", completed=now.whole, left=left)
+
+            try:
+                file = songs.render(job, show)
+                done.append(file)
+                if file.heard < file.promised:
+                    _say(f"{file.source} was cut short: what is there was rendered", progress.console)
+                if file.lowered_db:
+                    softer = f"{file.lowered_db:.1f} dB softer than the song"
+                    _say(f"{file.target} is {softer}, or it would be clipped", progress.console)
+            except (ValueError, OSError) as error:
+                # A sentence of ours names its file, or is about a value.
+                named = str(job.source) in str(error) or str(job.target) in str(error)
+                _say(str(error) if named else f"{job.source}: {error}", progress.console)
+                failures += 1
+    return failures
+
+
+def _print_stages(done: list[Rendering]) -> None:
+    """Share of each stage in the processor's time, over all recordings."""
+    totals: dict[str, float] = {}
+    for file in done:
+        for stage, seconds in file.stages.items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
+    length = sum(file.seconds for file in done)
+    whole = sum(totals.values())
+    table = _table("Stage", "Processor time", "Share", "Of the song's length")
+    for stage, seconds in [*sorted(totals.items(), key=lambda item: -item[1]), ("all", whole)]:
+        table.add_row(stage, f"{seconds:.2f} s", f"{100 * seconds / whole:.0f} %", f"{100 * seconds / length:.2f} %")
+    _print_table(table)
+
+
+def _write_json(path: Path, content: object) -> None:
+    from plugin_bridge.files import replacing
+
+    try:
+        with replacing(path) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    print(path.resolve())
+
+
+def _print_summary(done: Sequence[Conversion]) -> None:
     table = _table("Written to", *FIGURES)
     for file in done:
         table.add_row(Text(str(file.target)), *_figures(file))
@@ -693,7 +861,7 @@ def _figures(file: Conversion) -> tuple[str, ...]:
     )
 
 
-def _write_report(path: Path, done: list[Conversion], settings: Settings) -> None:
+def _write_report(path: Path, done: Sequence[Conversion], voice: str, pitch_shift: float) -> None:
     from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
 
     rows = [("Recording", *FIGURES), *((file.source.name, *_figures(file)) for file in done)]
@@ -703,15 +871,15 @@ def _write_report(path: Path, done: list[Conversion], settings: Settings) -> Non
                 file.source.name,
                 file.source,
                 file.target,
-                settings.pitch_shift + file.transposition,
+                pitch_shift + file.transposition,
                 list(zip(FIGURES, _figures(file), strict=True)),
             )
             for file in done[:MOST_TAKES]
         ]
-        lead = f"Converted to {_voice_text(settings.voice)}, with the rate, channels and length the recordings have."
+        lead = f"Converted to {voice}, with the rate, channels and length the recordings have."
         if len(done) > MOST_TAKES:
             lead += f" The first {MOST_TAKES} of {len(done)} recordings are shown."
-        write_report(path, f"Conversion to {_voice_text(settings.voice)}", lead, rows, takes)
+        write_report(path, f"Conversion to {voice}", lead, rows, takes)
     except (ValueError, OSError) as error:
         _fail(str(error))
     print(path.resolve())
