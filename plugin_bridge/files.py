@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from pedalboard.io import AudioFile, WriteableAudioFile, get_supported_read_formats
@@ -44,26 +46,50 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     FileError
         If anything about writing fails, as on a full disk; `path` is then as it was.
     """
-    beside = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
+    part = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
     try:
         if path.is_dir():
             raise FileError(f"{path} is a folder, so no file can take its place")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("w+b") as file:
+            with part.open("w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())  # a full disk may tell only now
-            beside.replace(path)
+            part.replace(path)
         except OSError as error:
             raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # its folder is gone or closed to us: the error above tells
-            beside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
 
-def open_writer(file: BinaryIO, path: Path, sample_rate: int, channels: int) -> WriteableAudioFile:
-    """Write audio of 24 bits to `file`, which will be `path`, in the format of its suffix.
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A folder for work on what becomes `path`, on the same disk; it vanishes when the block ends.
+
+    Raises
+    ------
+    FileError
+        If none can be made there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=".plugin-bridge-", dir=path.parent)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
+    with folder as name:
+        try:
+            yield Path(name)
+        except FileError as error:
+            # A file in here is one that nobody asked for: what was asked for cannot be.
+            raise FileError(re.sub(rf"{re.escape(name)}[/\\][\w.]+", lambda _: str(path), str(error))) from None
+
+
+def open_writer(
+    file: BinaryIO, path: Path, sample_rate: int, channels: int, bit_depth: int = BIT_DEPTH
+) -> WriteableAudioFile:
+    """Write audio to `file`, which will be `path`, in the format of its suffix.
 
     Raises
     ------
@@ -72,7 +98,7 @@ def open_writer(file: BinaryIO, path: Path, sample_rate: int, channels: int) -> 
     """
     try:
         return AudioFile(
-            file, "w", samplerate=sample_rate, num_channels=channels, bit_depth=BIT_DEPTH, format=format_of(path)
+            file, "w", samplerate=sample_rate, num_channels=channels, bit_depth=bit_depth, format=format_of(path)
         )
     except (ValueError, RuntimeError) as error:
         raise FileError(f"{path} cannot hold {channels} channels at {sample_rate} Hz: {str(error).rstrip('.')}") from None

@@ -24,9 +24,10 @@ from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_o
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
-from plugin_bridge.files import FileError, open_writer, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, beside, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
+from plugin_bridge.remix import Mix, remix
 from plugin_bridge.stages import Stages, in_order
 from plugin_bridge.voices import Voice, voice_target
 
@@ -44,6 +45,7 @@ SOFT_DB, SOFT_OVER_DB = 22.0, 6.0  # under the loud notes: from here on down, wi
 LOUDER_DB = 2.0  # ... than its source by more than this: what is soft in a take is breath and noise
 MARGIN = 4  # frames around a slice that its levels and its resampling see
 BALANCE_S = 1.0  # window in which the channels' levels are compared: notes and reverb, not single periods
+MOST_GAIN = 4.0  # by which a vocal is made louder or softer for a mix; more would be no balance, but a fault
 LOWEST_HZ, HIGHEST_HZ = 40.0, 2000.0  # of what is sung: a shift goes no farther
 ANALYSIS_SHARE = 0.3  # of the time, about: for the time that is left
 
@@ -54,7 +56,7 @@ class Progress:
 
     Attributes
     ----------
-    stage : "listening" or "converting"
+    stage : "separating", "listening" or "converting"
     done : float
         Share (0..1) of the stage.
     whole : float
@@ -63,7 +65,7 @@ class Progress:
         At the speed so far; infinite before there is one.
     """
 
-    stage: Literal["listening", "converting"]
+    stage: Literal["separating", "listening", "converting"]
     done: float
     whole: float
     seconds_left: float
@@ -71,10 +73,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rendering(Conversion):
-    """What became of a recording.
+    """What became of a recording; `samples` and `channels` are those of the target.
 
     Attributes
     ----------
+    heard : int
+        Samples of the source that were there.
     slices : int
         That were converted, apart from each other or from one another's side.
     converted_s : float
@@ -82,12 +86,16 @@ class Rendering(Conversion):
     stages : dict
         Processor seconds of each stage, on all threads together.
     threads : int
+    lowered_db : float
+        By which a mix with the accompaniment was made softer, so that it is not clipped.
     """
 
+    heard: int
     slices: int
     converted_s: float
     stages: dict[str, float]
     threads: int
+    lowered_db: float
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,7 @@ class SongRenderer:
         transpose: Transposition = 0.0,
         f0: str | Path | None = None,
         f0_out: str | Path | None = None,
+        instrumental: str | Path | None = None,
         progress: Callable[[Progress], None] = lambda now: None,
     ) -> Rendering:
         """Convert a recording to a file of the same rate, channel count and length, time-aligned.
@@ -183,6 +192,9 @@ class SongRenderer:
             A table of the source's pitch to use in place of what is tracked: see `dsp.f0.read_f0_csv`.
         f0_out
             Where to write the source's pitch as such a table.
+        instrumental
+            The accompaniment: the target is then the mix of it and the conversion, which is as loud as its source was, all of
+            it lowered if it would else be clipped.
         progress
             Called now and then, from this thread.
 
@@ -204,31 +216,43 @@ class SongRenderer:
                 raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
             if f0_out is not None:
                 write_f0_csv(Path(f0_out), song.pitch)
-            peak = 0.0
-            with (
-                replacing(target) as file,
-                open_writer(file, target, song.rate, recording.channels) as writer,
-                closing(song.convert()) as blocks,
-            ):
-                for block in blocks:
-                    peak = max(peak, float(np.abs(block).max(initial=0.0)))
-                    with song.stages.watch("write"):
-                        writer.write(block)
+            if instrumental is None:
+                mix = self._write(song, target, BIT_DEPTH)
+            else:
+                with beside(target) as folder:
+                    vocal = folder / "vocal.wav"
+                    self._write(song, vocal, 32)
+                    mix = remix(vocal, song.gain, Path(instrumental), target, song.stages)
             return Rendering(
                 source=source,
                 target=target,
-                samples=song.samples,
+                samples=mix.samples,
                 promised=recording.promised,
                 sample_rate=recording.sample_rate,
-                channels=recording.channels,
+                channels=mix.channels,
                 transposition=song.transposition,
-                peak=peak,
+                peak=mix.peak,
                 elapsed_s=time.perf_counter() - start,
+                heard=song.samples,
                 slices=len(song.slices),
                 converted_s=sum(part.stop - part.start for part in song.slices) / FRAME_RATE,
                 stages=dict(song.stages.seconds),
                 threads=self.threads,
+                lowered_db=mix.lowered_db,
             )
+
+    def _write(self, song: Song, target: Path, bit_depth: int) -> Mix:
+        peak = 0.0
+        with (
+            replacing(target) as file,
+            open_writer(file, target, song.rate, song.channels, bit_depth) as writer,
+            closing(song.convert()) as blocks,
+        ):
+            for block in blocks:
+                peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                with song.stages.watch("write"):
+                    writer.write(block)
+        return Mix(song.samples, song.channels, peak, 0.0)
 
     def convert(self, audio: Audio, sample_rate: float, *, pitch_shift: float = 0.0, formant_shift: float = 0.0) -> Audio:
         """Audio [channels, n] converted, in memory; without a voice in it, as it is.
@@ -269,7 +293,7 @@ class Song:
     ----------
     rate : int
         Hz of the recording.
-    samples : int
+    channels, samples : int
     pitch : F0Track
         Of the source.
     voiced : bool
@@ -289,7 +313,9 @@ class Song:
         self._formant_shift = wishes.formant_shift
         self.stages = stages
         self.rate = int(source.sample_rate)
+        self.channels = source.channels
         self.samples = analysis.samples
+        self._before = self._after = 0.0  # energy of source and conversion where there is sound
         self._level = decibels(analysis.power)
         self._loud = _percentile(self._level, LOUD)
         gate = _gate_db(self._level)
@@ -310,6 +336,11 @@ class Song:
         if wishes.transpose != "auto":
             return wishes.transpose
         return automatic_transposition(median_hz, *voice_range_hz(self._renderer.voice), wishes.pitch_shift)
+
+    @property
+    def gain(self) -> float:
+        """Factor that makes the conversion, now that it is done, as loud as its source, within 12 dB."""
+        return float(np.clip(math.sqrt(self._before / self._after), 1 / MOST_GAIN, MOST_GAIN)) if self._after > 0 else 1.0
 
     def convert(self) -> Generator[Audio]:
         """The conversion as blocks [channels, n], of the source's length, rate and channels all together.
@@ -343,6 +374,9 @@ class Song:
         if not (isinstance(present, float) and present == 1):
             out *= present
             out += (1 - present) * block
+        # Weighted by presence twice: what is silence is none of the loudness.
+        self._before += float(np.square(block * present, dtype=np.float64).sum())
+        self._after += float(np.square(out * present, dtype=np.float64).sum())
         return out
 
     def _at(self, values: Audio, position: int, count: int) -> Audio | float:

@@ -1,0 +1,172 @@
+"""`plugin-bridge render` as a user runs it: files in, files out, and one sentence for whatever cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from packs import constant, value
+from pedalboard.io import AudioFile
+from song_packs import write_song_pack
+from typer.testing import CliRunner
+
+from dsp.resampling import resample
+from dsp.singer import Note, sing
+from plugin_bridge.cli import app
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    return str(write_song_pack(tmp_path_factory.mktemp("song") / "song.voice", {"even": 0.0, "soft": -12.0}))
+
+
+@pytest.fixture(scope="module")
+def sung():
+    """1.6 s at 22.05 kHz, of which half a second is silence."""
+    audio = sing([Note(60, 0.5, "a"), Note(64, 0.5, "i")], 48_000).audio
+    return resample(np.concatenate([np.zeros(24_000, np.float32), audio, np.zeros(4_000, np.float32)]), 48_000, 22_050)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["render", *(str(argument) for argument in arguments)])
+
+
+def write_audio(path, audio, rate=22_050):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = np.atleast_2d(audio)
+    with AudioFile(str(path), "w", rate, channels.shape[0]) as file:
+        file.write(channels)
+    return path
+
+
+def read_audio(path):
+    with AudioFile(str(path)) as file:
+        return file.read(file.frames)
+
+
+def one_sentence(result):
+    lines = result.stderr.strip().splitlines()
+    assert result.exit_code == 2 and len(lines) == 1 and lines[0].startswith("plugin-bridge: "), result.stderr
+    return lines[0].removeprefix("plugin-bridge: ")
+
+
+def test_stems_are_rendered_with_the_time_of_each_stage(tmp_path, voice, sung):
+    first, second = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "b.flac", np.stack([sung, sung]))
+    result = run(first, second, tmp_path / "out", "--voice", voice, "--json", tmp_path / "times.json", "--threads", 1)
+    assert result.exit_code == 0, result.stderr
+    assert read_audio(tmp_path / "out" / "a.wav").shape == (1, len(sung))
+    assert read_audio(tmp_path / "out" / "b.flac").shape == (2, len(sung))
+    assert all(stage in result.stdout for stage in ("pitch", "denoiser", "vocoder", "synthesis"))
+    written = json.loads((tmp_path / "times.json").read_text())
+    assert (written["size"], written["steps"], written["threads"], len(written["recordings"])) == ("lhq", 1, 1, 2)
+    one = written["recordings"][0]
+    assert one["seconds"] == pytest.approx(len(sung) / 22_050) and one["share_of_length"] > 0
+    shares = [stage["share_of_length"] for stage in one["stages"].values()]
+    assert len(shares) > 8 and sum(shares) * one["seconds"] <= one["elapsed_s"] * 1.05
+
+
+def test_what_is_done_is_left_out_when_it_goes_on(tmp_path, voice, sung):
+    first, second = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "b.wav", sung)
+    assert run(first, second, tmp_path / "out", "--voice", voice).exit_code == 0
+    (tmp_path / "out" / "b.wav").unlink()
+    before = (tmp_path / "out" / "a.wav").stat().st_mtime_ns
+    result = run(first, second, tmp_path / "out", "--voice", voice, "--resume")
+    assert result.exit_code == 0 and "1 of 2 recordings were done before" in result.stderr
+    assert (tmp_path / "out" / "a.wav").stat().st_mtime_ns == before and (tmp_path / "out" / "b.wav").exists()
+
+
+def test_the_rest_is_done_when_one_has_no_voice(tmp_path, voice, sung):
+    silent, good = write_audio(tmp_path / "a.wav", 0 * sung), write_audio(tmp_path / "b.wav", sung)
+    result = run(silent, good, tmp_path / "out", "--voice", voice)
+    assert "a.wav has no voice in it" in one_sentence(result)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.wav"]
+
+
+def test_pitch_goes_out_edited_and_in_again(tmp_path, voice, sung):
+    source = write_audio(tmp_path / "a.wav", sung)
+    assert run(source, tmp_path / "out.wav", "--voice", voice, "--f0-out", tmp_path / "f0.csv").exit_code == 0
+    first = (tmp_path / "out.wav").read_bytes()
+    # A table has three decimals: the sound is nearly the same, not the same bytes.
+    assert run(source, tmp_path / "out.wav", "--voice", voice, "--f0", tmp_path / "f0.csv").exit_code == 0
+    assert len((tmp_path / "out.wav").read_bytes()) == len(first)
+    (tmp_path / "f0.csv").write_text("time_s,hz,voiced\n0.00,220,1\n0.01,220,1\n")
+    assert "ends at 0.01 s" in one_sentence(run(source, tmp_path / "out.wav", "--voice", voice, "--f0", tmp_path / "f0.csv"))
+    assert (tmp_path / "out.wav").exists()
+
+
+def test_over_its_accompaniment_the_vocal_is_as_loud_as_it_was(tmp_path, sung):
+    """A voice 9 dB too loud: in the mix it is not."""
+    loud = str(write_song_pack(tmp_path / "loud.voice", {"loud": 9.0}))
+    source = write_audio(tmp_path / "a.wav", 0.3 * sung)
+    silence = write_audio(tmp_path / "i.wav", np.zeros((2, len(sung) + 100)))
+    result = run(source, tmp_path / "mix.wav", "--voice", loud, "--instrumental", silence)
+    assert result.exit_code == 0, result.stderr
+    mix = read_audio(tmp_path / "mix.wav")
+    assert mix.shape == (2, len(sung) + 100)
+    assert 20 * np.log10(np.std(mix[0]) / np.std(0.3 * sung)) == pytest.approx(0, abs=0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "i.wav", "loud.voice", "mix.wav"]
+
+
+def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
+    """A model for which the mix is all vocal: what comes out is the vocal's rendering, and nothing else."""
+    shape = (1, 4, 2049, 33)
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["input", "one"], ["output"])], "mdx", [value("input", shape)], [value("output", shape)],
+        [constant("one", 1.0)],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    source = write_audio(tmp_path / "a.wav", sung)
+    options = ("--voice", voice, "--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--json", tmp_path / "t.json")
+    result = run(source, tmp_path / "mix.wav", *options)
+    assert result.exit_code == 0, result.stderr
+    assert run(source, tmp_path / "stem.wav", "--voice", voice).exit_code == 0
+    mix, stem = read_audio(tmp_path / "mix.wav")[0], read_audio(tmp_path / "stem.wav")[0]
+    assert len(mix) == len(sung) and np.corrcoef(mix, stem)[0, 1] > 0.8
+    assert json.loads((tmp_path / "t.json").read_text())["recordings"][0]["stages"]["separation"]["processor_s"] > 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    result = run(source, tmp_path / "mix.wav", "--voice", voice, "--separate", tmp_path / "missing.onnx")
+    assert "a vocal stem comes out of any mixing program" in one_sentence(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--size", "huge"], "must be lhq or mobile"),
+        (["--method", "ear"], "must be dio, harvest or swift"),
+        (["--transpose", "up"], "must be a number or auto"),
+        (["--pitch", "25"], "pitch_shift must be between"),
+        (["--pitch", "20", "--transpose", "10"], "pitch_shift must be between"),
+        (["--voice", "delay512"], "has no song engine"),
+        (["--voice", "nobody"], "no voice is called"),
+        (["--f0", "missing.csv"], "missing.csv"),
+        (["--instrumental", "missing.wav"], "there is no file missing.wav"),
+        (["--report", "page.pdf"], "must end in .html"),
+    ],
+)
+def test_what_makes_no_sense_is_told_once(tmp_path, voice, sung, options, said):
+    source = write_audio(tmp_path / "a.wav", sung)
+    chosen = [] if "--voice" in options else ["--voice", voice]
+    assert said in one_sentence(run(source, tmp_path / "out.wav", *chosen, *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_tables_and_accompaniments_are_of_one_recording(tmp_path, voice, sung):
+    first, second = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "b.wav", sung)
+    result = run(first, second, tmp_path / "out", "--voice", voice, "--f0", tmp_path / "f0.csv")
+    assert "--f0 is of one recording, but there are 2" in one_sentence(result)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
+@pytest.mark.parametrize("more", [[], ["--instrumental", "a.wav"]], ids=["stem", "mix"])
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, voice, sung, more):
+    """The system refuses to let the file grow, as a full disk does."""
+    write_audio(tmp_path / "a.wav", np.tile(sung, 4))
+    command = ["render", "a.wav", "b.wav", "--voice", voice, *more]
+    limited = f"ulimit -f 100; exec {sys.executable} -m plugin_bridge {' '.join(command)}"
+    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr == "plugin-bridge: b.wav cannot be written: File too large\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
