@@ -6,6 +6,7 @@ trained with one of them takes its content instead of our own encoder's.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _onnx(graph: Graph, path: Path) -> Callable[[Floats], Floats]:
 
 
 def _load_folder(path: Path) -> Encoder:
-    """A Hugging Face folder of a HuBERT: its last layer, or that of layer 9 projected if the folder has the projection."""
+    """A Hugging Face folder of a HuBERT or ContentVec: the frames of its last layer."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         kind = config["model_type"]
@@ -139,12 +140,13 @@ def _load_folder(path: Path) -> Encoder:
         raise ModelError(f"expected model.safetensors in {path}, and it has none (a pickle is not opened)")
     try:
         import torch
-        from transformers import HubertModel
+
+        hubert = importlib.import_module("transformers").HubertModel  # an optional package, which mypy need not have
     except ImportError:
         problem = "a Hugging Face folder needs the packages torch and transformers: pip install torch transformers"
         raise ModelError(f"{problem} (an ONNX file of the encoder needs neither)") from None
     try:
-        model = HubertModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+        model = hubert.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except Exception as error:  # whatever is wrong with a file
         raise ModelError(f"expected a HuBERT in {path}, but it cannot be loaded: {first_line(error)}") from error
     normalise = _normalises(path)

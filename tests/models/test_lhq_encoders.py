@@ -1,0 +1,148 @@
+"""Users' content encoders: ONNX files of ContentVec's shape made here, whose frames say where in the audio they heard what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from models.graph import ModelError
+from models.lhq.encoders import FIELD, HOP, RATE, Encoder, load_encoder, on_grid
+
+
+def encoder_file(
+    path: Path,
+    channels: int = 256,
+    *,
+    source: str = "source",
+    embed: str = "embed",
+    rank: int = 3,
+    declared: object = None,
+    field: int = FIELD,
+) -> Path:
+    """A convolution over the audio: channel c of a frame is (c + 1) times the mean of the 400 samples that the frame hears."""
+    kernel = np.repeat(np.arange(1, channels + 1, dtype=np.float32)[:, None, None] / field, field, 2)
+    nodes = [
+        helper.make_node("Conv", [source, "kernel"], ["frames"], strides=[HOP]),
+        helper.make_node("Transpose", ["frames"], [embed if rank == 3 else "turned"], perm=[0, 2, 1]),
+    ]
+    if rank == 2:
+        nodes.append(helper.make_node("Squeeze", ["turned", "axis"], [embed]))
+    shape = [1, "T", declared or channels][3 - rank :]
+    graph = helper.make_graph(
+        nodes,
+        "encoder",
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, [1, 1, "N"])],
+        [helper.make_tensor_value_info(embed, TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(np.array([0]), "axis")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [256, 768])
+def test_frames_lie_where_the_sound_is(tmp_path: Path, channels: int) -> None:
+    """The mean of a ramp around a moment is the ramp at that moment: frame k of 100 fps must hold the ramp at k / 100 s."""
+    encoder = load_encoder(encoder_file(tmp_path / "vec.onnx", channels))
+    assert encoder.dimensions == channels
+    ramp = np.linspace(0, 1, RATE, dtype=np.float32)
+    content = encoder(ramp)
+    assert content.shape == (101, channels) and content.dtype == np.float32
+    inner = slice(2, 96)
+    np.testing.assert_allclose(content[inner, 0], np.arange(101)[inner] / 100, atol=2e-4)
+    np.testing.assert_allclose(content[inner, 7], 8 * content[inner, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 159, 160, 161, 319, 320, 321, 16_000, 16_001, 12_345])
+def test_as_many_frames_as_the_take_has_at_40_khz(tmp_path: Path, samples: int) -> None:
+    encoder = load_encoder(encoder_file(tmp_path / "vec.onnx"))
+    assert len(encoder(np.zeros(samples, np.float32))) == samples * 40_000 // 16_000 // 400 + 1
+
+
+def test_a_long_take_is_encoded_in_stretches_without_a_seam(tmp_path: Path) -> None:
+    encoder = load_encoder(encoder_file(tmp_path / "vec.onnx"))
+    heard: list[int] = []
+
+    def embed(audio: np.ndarray) -> np.ndarray:
+        heard.append(len(audio))
+        return encoder._embed(audio)
+
+    audio = np.random.default_rng(0).standard_normal(70 * RATE).astype(np.float32)
+    whole = on_grid(encoder._embed(np.pad(audio, (FIELD // 2, FIELD)))[: 70 * 50], 7001)
+    pieces = Encoder(encoder.dimensions, embed)(audio)
+    np.testing.assert_allclose(pieces, whole, atol=1e-4)
+    assert len(heard) == 3 and max(heard) <= 35 * RATE
+
+
+def test_grid_by_hand() -> None:
+    content = np.array([[0.0], [2.0], [6.0]], np.float32)
+    np.testing.assert_allclose(on_grid(content, 7)[:, 0], [0, 1, 2, 4, 6, 6, 6])
+    np.testing.assert_allclose(on_grid(content[:1], 3)[:, 0], [0, 0, 0])
+
+
+def test_a_file_that_leaves_its_width_open_is_tried(tmp_path: Path) -> None:
+    assert load_encoder(encoder_file(tmp_path / "vec.onnx", 768, declared="C")).dimensions == 768
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "audio"}, r"one float32 input 'source' \[1, 1, N\] and an output 'embed' .* has audio \[1, 1, 'N'\]"),
+        ({"embed": "x"}, r"an output 'embed' \[1, T, C\], but .* has source \[1, 1, 'N'\], x \[1, 'T', 256\]"),
+        ({"rank": 2}, r"an output 'embed' \[1, T, C\], but .* embed \['T', 256\]"),
+        ({"channels": 100}, "frames of 256 or 768 values, but those of .* have 100"),
+    ],
+)
+def test_a_wrong_graph_is_refused_with_what_was_expected(tmp_path: Path, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ModelError, match=message) as caught:
+        load_encoder(encoder_file(tmp_path / "vec.onnx", **options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_with_another_hop_is_refused_when_it_runs(tmp_path: Path) -> None:
+    encoder = load_encoder(encoder_file(tmp_path / "vec.onnx", field=1200))
+    with pytest.raises(ModelError, match="should give 50 finite frames of 256 values, got an array of the shape"):
+        encoder(np.zeros(RATE, np.float32))
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ModelError, match=r"text\.onnx is not an ONNX"):
+        load_encoder(tmp_path / "text.onnx")
+    with pytest.raises(ModelError, match=r"expected a content encoder in .* cannot be read"):
+        load_encoder(tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match=r"its config\.json cannot be read"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ModelError, match=r"its config\.json cannot be read"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match=r"expected a model of the type 'hubert' in .*, found 'bert'"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "hubert"}))
+    with pytest.raises(ModelError, match=r"expected model\.safetensors"):
+        load_encoder(tmp_path)
+
+
+def test_a_hugging_face_folder(tmp_path: Path) -> None:
+    """A tiny HuBERT with the real one's convolutions: as many frames, and the same numbers as its own library gives."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    config = transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.HubertModel(config).eval()
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    encoder = load_encoder(tmp_path)
+    assert encoder.dimensions == 32
+    audio = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(np.pad(audio, (200, 200)))[None]).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(encoder(audio)[:96:2], wanted[:48], atol=0.3)
+    assert encoder(audio).shape == (101, 32)
