@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from jack_server import jack_environment as jack_environment
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from pythonosc.osc_message import OscMessage
+from websockets.sync.client import connect
 
 from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.control import ControlSurface
@@ -216,9 +218,10 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("127.0.0.1", 0))
         client.settimeout(0.5)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, socket.socket() as taken_too:
             taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+            taken_too.bind(("127.0.0.1", 0))
+            port, web_port = taken.getsockname()[1], taken_too.getsockname()[1]
 
         def ask(address: str, *arguments: float) -> tuple[object, ...]:
             client.sendto(encode(address, arguments), ("127.0.0.1", port))
@@ -234,6 +237,7 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
             return bool(status) and dict(zip(status[::2], status[1::2], strict=True))["running"] == 1
 
         options = ["--input", "system", "--output", "system", "--voice", "bank_a", "--osc-port", str(port)]
+        options += ["--web-host", "0.0.0.0", "--web-port", str(web_port)]
         command = [sys.executable, "-m", "plugin_bridge", "live", *options, "--record", str(tmp_path / "take.wav")]
         if find_spec("rtmidi") is not None:
             command += ["--midi", "virtual"]
@@ -262,12 +266,53 @@ def test_a_server_that_dies_is_waited_for_and_everything_is_as_it_was(
                     time.sleep(0.02)
                 told = live.communicate(timeout=60)[1]
     assert "OSC on 127.0.0.1" in told
+    # The same token: pages that are open come back.
+    before, after = re.findall(rf"page at (http://\S+:{web_port}/\?token=\S+) ,", told)
+    assert before == after
     assert "system went away; trying to get it back" in told
     assert told.splitlines()[-1].startswith("plugin-bridge: recorded ")
     assert "Traceback" not in told
     assert live.returncode == 0
     assert read_timeline(tmp_path / "take.json").events
     assert json.loads((tmp_path / "take-2.json").read_text())["sample_rate"] == RATE
+
+
+@needs_jack
+def test_the_page_steers_a_live_conversion(jack_here: None) -> None:
+    options = ["--input", "system", "--output", "system", "--voice", "bank_a", "--osc-port", "0", "--web-port", "0"]
+    with ExitStack() as stack:
+        live = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "plugin_bridge", "live", *options],
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        )
+        stack.callback(live.kill)
+        assert live.stderr is not None
+        told = ""
+        while not (found := re.search(r"page at http://(127\.0\.0\.1:\d+)/ , open to this computer alone", told)):
+            line = live.stderr.readline()
+            assert line, told
+            told += line
+        page = stack.enter_context(connect(f"ws://{found[1]}/socket", max_queue=None, open_timeout=60))
+
+        def until(kind: str, wanted: Callable[[dict[str, Any]], object]) -> None:
+            end = time.monotonic() + 60
+            while (message := json.loads(page.recv(60)))["kind"] != kind or not wanted(message):
+                assert time.monotonic() < end, f"waited in vain for {kind}"
+
+        until("status", lambda status: status["running"] and status["latency_samples"] == 512 and status["load_median"] > 0)
+        page.send(json.dumps({"do": "change", "name": "voice", "value": "bank_b"}))
+        until("status", lambda status: status["voice"] == "bank_b")
+        until("meters", lambda meters: meters["in"]["level_db"] == -90)
+        live.send_signal(signal.SIGINT)
+        told += live.communicate(timeout=60)[1]
+    assert live.returncode == 0
+    assert "Traceback" not in told
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(found[1].split(":")[1])), 1).close()
 
 
 @needs_portaudio
