@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, MutableSequence
-from typing import Literal, NoReturn, SupportsIndex, TypeAlias, cast, overload
+from typing import Literal, SupportsIndex, TypeAlias, cast, overload
 
 import numpy as np
 import pedalboard
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from dsp.layout import ChannelLayout
 from plugin_bridge.chain import Audio, Nodes, Processor, Series, Shape, Stream, build, is_processor, shape_of, silence
+from plugin_bridge.effect import AudioEffect
 from plugin_bridge.protocol import check_audio, check_block, normal, positive, rate
 
 Plugin: TypeAlias = "pedalboard.Plugin | Processor"
 
 
-class Board(MutableSequence["Plugin | None"]):
+class Board(AudioEffect, MutableSequence["Plugin | None"]):
     """Runs `VoiceConverter`s, pedalboard plugins and other boards one after the other.
 
     It is used as `pedalboard.Pedalboard`, which takes none but native plugins, is: a list that can be called. Native
@@ -103,9 +104,6 @@ class Board(MutableSequence["Plugin | None"]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {len(self)} plugin{'' if len(self) == 1 else 's'}: {self._plugins}>"
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("cannot pickle 'plugin_bridge.Board' object")
-
     def _admit(self, plugins: list[Plugin | None]) -> None:
         """Refuse what cannot be in the list. What is new becomes ready here, not in the thread that processes."""
         for plugin in plugins:
@@ -120,16 +118,6 @@ class Board(MutableSequence["Plugin | None"]):
                 self._build(shape_of(plugins, set()), self._stream, self._nodes, self._nodes)
 
     @property
-    def is_effect(self) -> bool:
-        """True: audio goes in."""
-        return True
-
-    @property
-    def is_instrument(self) -> bool:
-        """False: audio goes in."""
-        return False
-
-    @property
     def latency_samples(self) -> int:
         """Samples by which the output of `process_block` is late, at the host's rate.
 
@@ -139,11 +127,6 @@ class Board(MutableSequence["Plugin | None"]):
             if self._stream is None:
                 return sum(plugin.latency_samples for plugin in self if is_processor(plugin))
             return self._arrange(self._stream).latency
-
-    @property
-    def reported_latency_samples(self) -> int:
-        """`latency_samples`, as native plugins call it."""
-        return self.latency_samples
 
     @property
     def lookahead_samples(self) -> int:

@@ -7,13 +7,14 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp.layout import ChannelLayout
 from dsp.resampling import exact_rate
+from plugin_bridge.effect import AudioEffect
 from plugin_bridge.engine import SHIFTS, Engine, Faults, Setup, engine_latency, needs_stage
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.protocol import check_audio, check_block, number, positive
@@ -62,7 +63,7 @@ class _Number:
         converter._numbers[self._parameter.name] = number
 
 
-class VoiceConverter:
+class VoiceConverter(AudioEffect):
     """Converts a voice into another, where an effect sits.
 
     Called like a Pedalboard plugin (`process`, `reset`), or block by block (`prepare`, `process_block`). Parameters may be
@@ -272,16 +273,6 @@ class VoiceConverter:
         self._target = loaded.target
 
     @property
-    def is_effect(self) -> bool:
-        """True: audio in, audio out."""
-        return True
-
-    @property
-    def is_instrument(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def errors(self) -> int:
         """Chunks that became silence because the model failed on them."""
         return self._faults.count
@@ -299,11 +290,6 @@ class VoiceConverter:
         model = self._target.pack.stream_model()
         rate = stream.setup.rate if stream else Fraction(model.sample_rate)
         return engine_latency(model, rate, None, needs_stage(model, self._numbers))
-
-    @property
-    def reported_latency_samples(self) -> int:
-        """`latency_samples`, under the name that native plugins give it."""
-        return self.latency_samples
 
     @property
     def lookahead_samples(self) -> int:
@@ -563,6 +549,3 @@ class VoiceConverter:
     def __repr__(self) -> str:
         settings = " ".join(f"{name}={getattr(self, name)!r}" for name in PARAMETERS)
         return f"<plugin_bridge.VoiceConverter {settings} at {id(self):#x}>"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("cannot pickle 'plugin_bridge.VoiceConverter' object")

@@ -1,0 +1,35 @@
+"""What our processors say about themselves, as pedalboard's plugins do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NoReturn, SupportsIndex
+
+
+class AudioEffect(ABC):
+    """Takes audio in, gives audio out, and is tied to its process."""
+
+    __slots__ = ()
+
+    @property
+    def is_effect(self) -> bool:
+        """True: audio in, audio out."""
+        return True
+
+    @property
+    def is_instrument(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    @abstractmethod
+    def latency_samples(self) -> int:
+        """Samples at the host's rate by which the output of a live stream is late."""
+
+    @property
+    def reported_latency_samples(self) -> int:
+        """`latency_samples`, under the name that native plugins give it."""
+        return self.latency_samples
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"cannot pickle 'plugin_bridge.{type(self).__name__}' object")
