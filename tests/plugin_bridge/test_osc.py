@@ -273,6 +273,38 @@ def test_voices_are_morphed_by_name_or_by_place(stage: Stage) -> None:
         assert stage.path.converter.voice == {"bank_b": 1.0}
 
 
+def test_a_message_is_heard_from_the_next_block_on_complete_after_a_ramp_and_without_a_click() -> None:
+    """A voice that only delays, so that every sample is known: the message comes over the socket, the blocks by hand."""
+    audio = (0.5 * np.sin(2 * np.pi * 100 / RATE * np.arange(40 * 256))).astype(np.float32)
+
+    def blocks(path: SignalPath, first: int, last: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        out = np.empty((1, (last - first) * 256), np.float32)
+        for number in range(first, last):
+            path.process(audio[number * 256 : number * 256 + 256], out[:, (number - first) * 256 :][:, :256])
+        return out[0]
+
+    undisturbed = blocks(SignalPath(VoiceConverter("delay512"), RATE, 256), 0, 40)
+    path = SignalPath(VoiceConverter("delay512"), RATE, 256)
+    server = OscServer(ControlSurface(path))
+    try:
+        before = blocks(path, 0, 20)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(packet("/vc/gain", -40.0), server.address)
+        while not path.posted:
+            time.sleep(0.001)
+        after = blocks(path, 20, 40)
+    finally:
+        server.close()
+    out, ramp = np.concatenate([before, after]), round(0.030 * RATE)
+    assert list(path.log) == [(20 * 256, {"gain_db": -40.0})]
+    np.testing.assert_array_equal(before, undisturbed[: 20 * 256])
+    assert out[20 * 256 + 3] != undisturbed[20 * 256 + 3], "it moves from the first sample of the block"
+    np.testing.assert_array_equal(out[20 * 256 + ramp :], undisturbed[20 * 256 + ramp :] * np.float32(0.01))
+    roughness = np.abs(np.diff(out[600:], 2)).max()
+    assert np.abs(np.diff(undisturbed[600:], 2)).max() < 1e-4
+    assert roughness < 1e-3  # switched at once it would be some 0.1
+
+
 def test_ten_thousand_hostile_packets_change_nothing_but_counters(stage: Stage) -> None:
     chance = random.Random(5)
     good = packet("/vc/pitch", 12.0)
