@@ -236,7 +236,8 @@ def fit(
         if step % report_every == 0 or step == steps:
             with torch.no_grad():
                 judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
-            report(Progress(step, *np.mean(recent, 0).tolist(), held_out_loss=judged, seconds=time.monotonic() - began))
+            loss_mean, agreement_mean = np.mean(recent, 0).tolist()
+            report(Progress(step, loss_mean, agreement_mean, judged, time.monotonic() - began))
             recent = []
         if time.monotonic() - saved > save_seconds:
             write()
