@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -433,11 +434,17 @@ def bench(
     voice: Annotated[str, typer.Option(help="The voice to measure.")] = DEFAULT_VOICE,
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Audio for each measurement.")] = 20.0,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("bench.json"),
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Instead, LLVC's variants: size, latency, speed beside the authors' loop, quality.")
+    ] = False,
 ) -> None:
     """Measure speed, step times, latency and memory on this machine."""
     from plugin_bridge.bench import measure
     from plugin_bridge.files import replacing
 
+    if engines:
+        _bench_engines(seconds, out)
+        return
     try:
         figures = measure(voice, seconds)
         with replacing(out) as file:
@@ -471,10 +478,34 @@ def bench(
     print(out.resolve())
 
 
+def _bench_engines(seconds: float, out: Path) -> None:
+    from plugin_bridge.doctor import train_remedy
+    from plugin_bridge.engines import COLUMNS, measure_engines
+    from plugin_bridge.files import replacing
+
+    try:
+        with _progress(MofNCompleteColumn()) as progress:
+            task = progress.add_task("Measuring LLVC", total=None)
+            figures = measure_engines(seconds, lambda _: progress.advance(task))
+        with replacing(out) as file:
+            file.write(json.dumps([asdict(row) for row in figures], indent=2).encode() + b"\n")
+    except ImportError as error:
+        _fail(f"the reference needs {error.name or 'torch'}, which is not there; {train_remedy()}")
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    table = _table(*COLUMNS, title="LLVC on one thread, times real time; in brackets, times the reference")
+    for row in figures:
+        table.add_row(*row.row())
+    _print_table(table)
+    print(out.resolve())
+
+
 @app.command("evaluate")
 def evaluate_voice(
     voice: Annotated[str, typer.Argument(help="As for convert: a name, a .voice file, or a mixture.")],
-    folder: Annotated[Path, typer.Argument(help="A folder with recordings to convert.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder with recordings to convert; without one, a synthetic singer is converted.")
+    ] = None,
     refs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Recordings of the voice itself, best ones it was not trained on.")
     ] = None,
