@@ -1,6 +1,6 @@
 """Neural voice and singing conversion where an audio effect sits.
 
-Everything a user needs is here: `VoiceConverter`, `Board` and `voices`. Each is loaded when it is first used.
+Everything a user needs is here: `VoiceConverter`, `Board`, `SongRenderer` and `voices`. Each is loaded when it is first used.
 """
 
 import importlib
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plugin_bridge.board import Board
     from plugin_bridge.converter import VoiceConverter
+    from plugin_bridge.render import SongRenderer
 
-__all__ = ["Board", "VoiceConverter", "voices"]
+__all__ = ["Board", "SongRenderer", "VoiceConverter", "voices"]
 
 
 def _require_own_packages() -> None:
@@ -41,7 +42,11 @@ _require_own_packages()
 # The module is light.
 from plugin_bridge.voices import voices  # noqa: E402
 
-_LAZY = {"VoiceConverter": "plugin_bridge.converter", "Board": "plugin_bridge.board"}
+_LAZY = {
+    "VoiceConverter": "plugin_bridge.converter",
+    "Board": "plugin_bridge.board",
+    "SongRenderer": "plugin_bridge.render",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -242,8 +242,7 @@ def render(
         _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
     if method not in ("dio", "harvest", "swift"):
         _fail(f"the method must be dio, harvest or swift, not {method!r}")
-    if size not in ("lhq", "mobile"):
-        _fail(f"the size must be lhq or mobile, not {size!r}")
+    _check_size(size)
     if separate_stem not in (None, "vocals", "accompaniment"):
         _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
     if separate is not None and instrumental is not None:
@@ -437,8 +436,16 @@ def bench(
     engines: Annotated[
         bool, typer.Option("--engines", help="Instead, LLVC's variants: size, latency, speed beside the authors' loop, quality.")
     ] = False,
+    song: Annotated[
+        float | None,
+        typer.Option(min=10.0, max=36_000.0, metavar="SECONDS", help="Instead, the song engine from file to file, on so long a song."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of the song engine.")] = "lhq",
 ) -> None:
     """Measure speed, step times, latency and memory on this machine."""
+    if song is not None:
+        _bench_song(voice, size, song, out)
+        return
     from plugin_bridge.bench import measure
     from plugin_bridge.files import replacing
 
@@ -836,6 +843,30 @@ def _render_all(jobs: list[Job], songs: SongJobs, done: list[Rendering]) -> int:
                 _say(str(error) if named else f"{job.source}: {error}", progress.console)
                 failures += 1
     return failures
+
+
+def _bench_song(voice: str, size: str, seconds: float, out: Path) -> None:
+    from plugin_bridge.bench_song import measure_song
+
+    _check_size(size)
+    try:
+        figures = measure_song(voice, cast("Size", size), seconds)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    runs = figures["threads"]
+    heads = [f"{count} thread{'' if count == '1' else 's'}" for count in runs]
+    table = _table("Of the song's length", *heads, title=f"{voice}, {size}, {_duration(seconds)}")
+    table.add_row("from file to file", *(f"{100 * run['share_of_length']:.2f} %" for run in runs.values()))
+    for stage in next(iter(runs.values()))["stages"]:
+        shares = (run["stages"][stage]["share_of_length"] for run in runs.values())
+        table.add_row(f"{stage}, processor time", *(f"{100 * share:.2f} %" for share in shares))
+    _print_table(table)
+    _write_json(out, figures)
+
+
+def _check_size(size: str) -> None:
+    if size not in ("lhq", "mobile"):
+        _fail(f"the size must be lhq or mobile, not {size!r}")
 
 
 def _print_stages(done: list[Rendering]) -> None:

@@ -78,7 +78,8 @@ def beside(path: Path) -> Iterator[Path]:
         folder = TemporaryDirectory(prefix=".plugin-bridge-", dir=path.parent)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
-    with folder as name:
+    with folder as made:
+        name = str(Path(made))
         try:
             yield Path(name)
         except FileError as error:

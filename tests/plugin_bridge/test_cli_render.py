@@ -170,3 +170,14 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, voice, sung, more):
     done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr == "plugin-bridge: b.wav cannot be written: File too large\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_bench_measures_a_song_from_file_to_file(tmp_path, voice):
+    options = ["--voice", voice, "--song", "12", "--out", str(tmp_path / "bench.json")]
+    result = CliRunner().invoke(app, ["bench", *options])
+    assert result.exit_code == 0, result.stderr
+    assert "from file to file" in result.stdout and "denoiser" in result.stdout
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert set(figures["threads"]) == {"1", "2"}
+    for run_ in figures["threads"].values():
+        assert run_["seconds"] == 12 and 9 < run_["converted_s"] < 12 and run_["share_of_length"] > 0
