@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.lhq.denoiser import BlockConfig
+from models.lhq.denoiser import BlockConfig, DenoiserConfig
 from models.lhq.evolution import Action, LatencyTable, choose, measure_latencies
 
 SMALL, LARGE, SLOW = BlockConfig("conv", 1, 1), BlockConfig("conv", 7, 4), BlockConfig("attention", 8)
