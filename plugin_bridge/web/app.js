@@ -10,6 +10,7 @@ const NOTICE_MS = 6000;
 const FLOOR_DB = -60;
 const FALL_DB = 30; // of a meter, in a second
 const TRACE_SECONDS = 8;
+const GAP_SECONDS = 0.05;
 const TRACE_HZ = [55, 1100];
 const NOTES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
 
@@ -326,11 +327,12 @@ function drawTrace() {
   draw.lineWidth = 2;
   draw.lineJoin = draw.lineCap = "round";
   draw.beginPath();
-  let before = 0;
+  let [before, last] = [0, 0];
   for (const [seconds, , hz] of trace) {
-    // A leap of half an octave from one moment to the next is a new note, not a glide.
-    if (hz > 0) (before > 0 && Math.abs(Math.log2(hz / before)) < 0.5 ? draw.lineTo : draw.moveTo).call(draw, x(seconds), y(hz));
-    before = hz;
+    // A leap of half an octave from one moment to the next is a new note, not a glide; and what was not measured is not drawn.
+    const joined = before > 0 && Math.abs(Math.log2(hz / before)) < 0.5 && seconds - last < GAP_SECONDS;
+    if (hz > 0) (joined ? draw.lineTo : draw.moveTo).call(draw, x(seconds), y(hz));
+    [before, last] = [hz, seconds];
   }
   draw.stroke();
 }

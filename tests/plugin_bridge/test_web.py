@@ -52,6 +52,9 @@ class Stage:
         self.surface.status = self._status
         self.told: list[str] = []
         self.page = Page(self.surface, host, tell=self.told.append)
+        # Somebody who begins a request and never ends it.
+        self.idle = socket.create_connection(("127.0.0.1", self.page.port))
+        self.idle.sendall(b"GET / HT")
         self.loudness = LOUD
         self.going = True
         self.thread = threading.Thread(target=self._play)
@@ -100,6 +103,7 @@ class Stage:
 
     def close(self) -> None:
         self.page.close()
+        self.idle.close()
         self.going = False
         self.thread.join()
 
@@ -771,3 +775,9 @@ def test_a_phone_in_the_network_needs_the_token_and_comes_back_after_a_loss(open
     tab.wait_for("document.querySelector('#pitch_shift').getAttribute('aria-valuetext') === '−5 semitones'")
     tab.click("#panic")
     wait_for(lambda: {"panic": True} in open_stage.gestures, "panic")
+
+
+def test_a_request_that_never_ends_is_not_waited_for(stage: Stage) -> None:
+    stage.idle.settimeout(PATIENCE_SECONDS)
+    with suppress(ConnectionResetError):
+        assert stage.idle.recv(1) == b""
