@@ -438,7 +438,7 @@ def bench(
     ] = False,
     song: Annotated[
         float | None,
-        typer.Option(min=10.0, max=36_000.0, metavar="SECONDS", help="Instead, the song engine from file to file, on so long a song."),
+        typer.Option(min=10.0, max=36_000.0, metavar="SECONDS", help="Instead, the song engine, file to file, on so long a song."),
     ] = None,
     size: Annotated[str, typer.Option(help="Of the song engine.")] = "lhq",
 ) -> None:
