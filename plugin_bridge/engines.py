@@ -63,17 +63,18 @@ class EngineFigures:
 
 def measure_engines(seconds: float, done: Callable[[EngineFigures], None]) -> list[EngineFigures]:
     """Measure every variant with `seconds` of audio for each of its engines. Needs torch; raises ImportError without."""
-    from models.llvc.bench import measure
-    from models.llvc.network import VARIANTS, Generator
+    from models.llvc.bench import measure, random_generator, sung
+    from models.llvc.network import VARIANTS
 
     figures = []
-    for variant, config in VARIANTS.items():
-        network, single, integer = measure(variant, 1, seconds)
+    for variant in VARIANTS:
+        generator = random_generator(variant)
+        network, single, integer = measure(generator, 1, sung(seconds, generator.config.sample_rate))
         voice, quality = trained_voice(variant)
         figures.append(
             EngineFigures(
                 engine=variant,
-                parameters=sum(parameter.numel() for parameter in Generator(config).parameters()),
+                parameters=sum(parameter.numel() for parameter in generator.parameters()),
                 latency_ms=network.latency_ms,
                 reference=network.times_real_time,
                 float32=single.times_real_time,

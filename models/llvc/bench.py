@@ -1,24 +1,30 @@
 """How fast the streaming graphs are beside the plain network, on one thread and with the same weights.
 
-    python -m models.llvc.bench [--variants llvc llvc-48k] [--chunk-factors 1 2] [--seconds 10]
+    python -m models.llvc.bench [--variants llvc llvc-48k] [--chunk-factors 1 2] [--seconds 10] [--checkpoint G.pth config.json]
 
 The engines take turns every few steps, so that whatever else the machine does hits all alike; on a busy machine the fastest
-steps say most, as a long step is interrupted more often than a short one. Weights are random: speed does
-not depend on them, and the integers' loss, given as the signal-to-noise ratio against the network, hardly does.
+steps say most, as a long step is interrupted more often than a short one. Speed does not depend on the weights, so they are
+random; what the integers lose does, so with a checkpoint it is that one's, on a sung phrase: as signal-to-noise ratio
+against the network, and as the mean distance of the mel spectra.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dsp.singer import Note, sing
+from models.llvc.checkpoint import load_generator, read_config
 from models.llvc.export import ExportOptions, export_stream
+from models.llvc.losses import MelLoss
 from models.llvc.network import VARIANTS, Generator
 from models.stream import StreamModel
 
@@ -50,7 +56,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the bench tells of an engine; times of a step in ms, `snr_db` against the network's own output."""
+    """What the bench tells of an engine; times of a step in ms, `snr_db` and `mel_db` against the network's own output."""
 
     engine: str
     chunk_ms: float
@@ -62,6 +68,7 @@ class Figures:
     times_real_time: float
     times_network: tuple[float, float]  # by the fastest steps, by the medians
     snr_db: float
+    mel_db: float
 
 
 def plain(generator: Generator) -> Step:
@@ -89,24 +96,41 @@ def exported(generator: Generator, options: ExportOptions) -> Step:
     return step
 
 
-def measure(variant: str, chunk_factor: int, seconds: float) -> list[Figures]:
-    """The network, its float32 graph and its int8 graph, over `seconds` of noise each."""
-    torch.set_num_threads(1)
+def random_generator(variant: str) -> Generator:
+    """Untrained, at the level of speech."""
     torch.manual_seed(0)
-    config = VARIANTS[variant]
-    generator = Generator(config).eval()
+    generator = Generator(VARIANTS[variant]).eval()
     with torch.no_grad():
-        generator.out_conv[0].weight.mul_(0.06)  # type: ignore[operator]  # the level of speech
+        generator.out_conv[0].weight.mul_(0.06)  # type: ignore[operator]
+    return generator
+
+
+def sung(seconds: float, sample_rate: int) -> NDArray[np.float32]:
+    """A scale on changing syllables."""
+    syllables = [("a", "m"), ("e", "t"), ("i", "s"), ("o", "n"), ("u", "k")]
+    notes = [Note(52 + 2 * k % 13, 0.4, *syllables[k % 5]) for k in range(math.ceil(seconds / 0.4))]
+    return sing(notes, sample_rate).audio
+
+
+def mel_distance_db(made: NDArray[np.float32], wanted: NDArray[np.float32], sample_rate: int) -> float:
+    """Mean distance of two waveforms' mel spectra, in the bands that are not silent."""
+    loss = MelLoss(sample_rate)
+    one, other = (20 * torch.log10(loss.spectrum(torch.from_numpy(x)[None], loss.resolutions[0]) + 1e-9) for x in (made, wanted))
+    return float((one - other).abs()[other > other.max() - 60].mean())
+
+
+def measure(generator: Generator, chunk_factor: int, audio: NDArray[np.float32]) -> list[Figures]:
+    """The network, its float32 graph and its int8 graph, over `audio` [n]: some turns first warm up."""
+    torch.set_num_threads(1)
+    config = generator.config
     engines = [
         Engine("torch", plain(generator)),
         Engine("float32", exported(generator, ExportOptions(chunk_factor))),
         Engine("int8", exported(generator, ExportOptions(chunk_factor, integer=True))),
     ]
     samples = chunk_factor * config.chunk_samples
-    turns = WARM_UP_TURNS + max(2, round(seconds * config.sample_rate / samples / STEPS_A_TURN))
-    noise = np.random.default_rng(0)
-    for number in range(turns):
-        chunks = (0.1 * noise.standard_normal((STEPS_A_TURN, samples))).astype(np.float32)
+    turns = WARM_UP_TURNS + max(2, round(len(audio) / samples / STEPS_A_TURN))
+    for number, chunks in enumerate(np.resize(audio, (turns, STEPS_A_TURN, samples))):
         for engine in engines:
             if number == WARM_UP_TURNS:
                 engine.step_s.clear()
@@ -119,7 +143,8 @@ def measure(variant: str, chunk_factor: int, seconds: float) -> list[Figures]:
         fastest, median, p99 = (1e3 * float(p) for p in np.percentile(engine.step_s, [0, 50, 99]))
         if engine is engines[0]:
             network_ms = (fastest, median)
-        error = np.concatenate(engine.output) - expected
+        made = np.concatenate(engine.output)
+        error = made - expected
         figures.append(
             Figures(
                 engine=engine.name,
@@ -132,6 +157,7 @@ def measure(variant: str, chunk_factor: int, seconds: float) -> list[Figures]:
                 times_real_time=chunk_ms / median,
                 times_network=(network_ms[0] / fastest, network_ms[1] / median),
                 snr_db=10 * float(np.log10(np.mean(expected**2) / max(float(np.mean(error**2)), 1e-30))),
+                mel_db=mel_distance_db(made, expected, config.sample_rate),
             )
         )
     return figures
@@ -142,18 +168,23 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["llvc", "llvc-nc", "llvc-48k"], choices=sorted(VARIANTS))
     parser.add_argument("--chunk-factors", nargs="+", type=int, default=[1])
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio for each engine")
+    parser.add_argument("--checkpoint", nargs=2, type=Path, metavar=("G.pth", "config.json"), help="instead of the variants")
     arguments = parser.parse_args()
-    for variant in arguments.variants:
-        parameters = sum(parameter.numel() for parameter in Generator(VARIANTS[variant]).parameters())
+    generators = {name: random_generator(name) for name in arguments.variants}
+    if arguments.checkpoint:
+        path, config = arguments.checkpoint
+        generators = {path.stem: load_generator(path, read_config(config))}
+    for name, generator in generators.items():
+        parameters = sum(parameter.numel() for parameter in generator.parameters())
         for factor in arguments.chunk_factors:
-            figures = measure(variant, factor, arguments.seconds)
+            figures = measure(generator, factor, sung(arguments.seconds, generator.config.sample_rate))
             first = figures[0]
-            print(f"\n{variant}: {parameters:,} parameters, chunk {first.chunk_ms:.1f} ms, latency {first.latency_ms:.1f} ms")
-            print(f"{'':8}{'fastest':>9}{'median':>9}{'p99':>9}{'CPU':>9}{'x real time':>13}{'x torch':>15}{'to torch':>10}")
+            print(f"\n{name}: {parameters:,} parameters, chunk {first.chunk_ms:.1f} ms, latency {first.latency_ms:.1f} ms")
+            print(f"{'':8}{'fastest':>9}{'median':>9}{'p99':>9}{'CPU':>9}{'x real time':>13}{'x torch':>15}{'SNR':>10}{'mel':>10}")
             for row in figures:
                 times = "".join(f"{ms:6.2f} ms" for ms in (row.fastest_ms, row.median_ms, row.p99_ms, row.cpu_ms))
                 ratios = "{:.1f} / {:.1f}".format(*row.times_network)
-                exact = "" if row is first else f"{row.snr_db:7.0f} dB"
+                exact = "" if row is first else f"{row.snr_db:7.0f} dB{row.mel_db:7.2f} dB"
                 print(f"{row.engine:8}{times}{row.times_real_time:13.1f}{ratios:>15}{exact}")
 
 

@@ -45,7 +45,7 @@ class EncoderLoss(nn.Module):
     def forward(self, made: Tensor, recorded: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self.encoder(recorded.float())
-        off = self.encoder(made.float()) - wanted
+        off: Tensor = self.encoder(made.float()) - wanted
         return off.abs().mean() if self.distance == "l1" else off.square().mean()
 
 
