@@ -19,7 +19,7 @@ from dsp.filters import gain_centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel, mel_centres  # noqa: E402
 from dsp.pitch import track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
-from models.lhq.export import export_vocoder  # noqa: E402
+from models.lhq.export import export_vocoder, half_weights  # noqa: E402
 from models.lhq.mel import DEFAULT, log_mel, normalise  # noqa: E402
 from models.lhq.synthesis import GAINS, HOP, NOISE_STEPS, SAMPLE_RATE, noise_frames, phase_of, pulse_frames, synthesise  # noqa: E402
 from models.lhq.train_vocoder import Progress, TrainingConfig, draw, fit  # noqa: E402
@@ -150,12 +150,14 @@ def test_synthesis_with_gradients_is_the_one_without() -> None:
 @pytest.mark.parametrize("frames", [1, 37, 150])
 def test_graph_is_the_network(frames: int) -> None:
     network = disturbed(SMALL)
-    session = onnxruntime.InferenceSession(export_vocoder(network).SerializeToString(), providers=["CPUExecutionProvider"])
+    whole = export_vocoder(network)
     arrays = inputs(frames, seed=2)
-    made = session.run(["harmonic", "noise"], {n: x[None] for n, x in zip(("mel", "f0", "voiced"), arrays, strict=True)})
-    for one, other in zip(made, gains_of(network, *arrays), strict=True):
-        # Weights are stored in half precision.
-        np.testing.assert_allclose(one[0], other, atol=2e-2)
+    # Next to the spectrogram's floor, which is subtracted, the logarithm makes much of the last digits.
+    for model, tolerance in ((whole, 2e-3), (half_weights(whole), 5e-2)):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        made = session.run(["harmonic", "noise"], {n: x[None] for n, x in zip(("mel", "f0", "voiced"), arrays, strict=True)})
+        for one, other in zip(made, gains_of(network, *arrays), strict=True):
+            np.testing.assert_allclose(one[0], other, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
