@@ -114,13 +114,11 @@ class Page:
         self._end()
 
     def _start(self) -> None:
-        from plugin_bridge.web.server import run
-
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
         place = (self._host, self.port, is_loopback(self._host))
         arguments = (theirs, place, self.token, self._surface.path.sample_rate)
-        self._process = context.Process(target=run, args=arguments, daemon=True)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         with _interrupts_blocked():
             self._process.start()
         theirs.close()
@@ -212,6 +210,13 @@ class Page:
             self._refusals.append({"client": command["client"], "reason": str(error)})
         except Exception as error:  # a defect of ours: said, and survived
             self._refusals.append({"client": command.get("client"), "reason": f"it failed: {error!r}"})
+
+
+def _serve(*arguments: Any) -> None:
+    """The other process, which alone loads the server."""
+    from plugin_bridge.web.server import run
+
+    run(*arguments)
 
 
 def _plain(status: dict[str, Any]) -> dict[str, Any]:

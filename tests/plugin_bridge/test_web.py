@@ -2,11 +2,11 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -491,9 +491,10 @@ def test_a_server_that_ends_is_started_again_at_the_same_address(open_stage: Sta
 
 
 def server_process() -> int:
-    """The youngest process that this one started to serve a page."""
-    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=True)
-    return max(int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line)
+    """The one that was started last."""
+    youngest = max(multiprocessing.active_children(), key=lambda process: int(process.name.rpartition("-")[2]))
+    assert youngest.pid is not None
+    return youngest.pid
 
 
 def test_a_port_that_is_taken_is_told_in_one_sentence(stage: Stage) -> None:
