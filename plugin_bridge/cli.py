@@ -521,9 +521,17 @@ def evaluate_voice(
         str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
     ] = "auto",
     dnsmos: Annotated[Path | None, typer.Option(metavar="sig_bak_ovr.onnx", help="The DNSMOS model of the DNS challenge.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Count misheard phones too, beside those after WORLD.")] = False,
+    rooms: Annotated[bool, typer.Option("--rooms", help="With --refs: likeness under noise and in a room, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings, spread over the folder.")] = None,
 ) -> None:
-    """Convert recordings and measure what became of them: likeness, quality, pitch, time, dynamics."""
+    """Convert recordings and measure what became of them: likeness, quality, pitch, time, dynamics.
+
+    Without a folder, measure what becomes of a synthetic singer: vibrato, glides, steady tones, creaking, levels, pauses.
+    """
+    if folder is None:
+        _evaluate_singing(voice)
+        return
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate
@@ -542,6 +550,8 @@ def evaluate_voice(
                 out,
                 refs=refs,
                 dnsmos=dnsmos,
+                words=words,
+                rooms=rooms,
                 limit=limit,
                 advance=lambda done, of: progress.update(task, completed=done, total=of),
             )
@@ -568,6 +578,27 @@ def evaluate_voice(
         _say(problem)
     if evaluation.problems:
         raise typer.Exit(FAILED)
+
+
+def _evaluate_singing(voice: str) -> None:
+    from plugin_bridge.singing import evaluate_singing
+    from plugin_bridge.voices import parse_voice
+
+    try:
+        with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+            task = progress.add_task("Evaluating", total=None)
+            findings = evaluate_singing(
+                parse_voice(voice), advance=lambda done, of: progress.update(task, completed=done, total=of)
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ValueError as error:
+        _fail(str(error))
+    table = _table("What", "Median", "Worst", "Wanted", title=f"{voice}, on a synthetic singer")
+    for finding in findings:
+        figures = (f"{value:.2f} {finding.unit}".strip() for value in (finding.median, finding.worst))
+        table.add_row(finding.what, *figures, f"{finding.wanted} {finding.unit}".strip())
+    _print_table(table)
 
 
 @app.command()

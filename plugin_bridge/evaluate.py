@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from dsp.envelope import envelope_lag_ms, level_correlation, pause_level_db
+from dsp.envelope import envelope_lag_ms, level_correlation, onset_rise_ms, pause_level_db
 from dsp.pitch import PitchTrack, compare_pitch
 from plugin_bridge.convert import Conversion, Settings, convert_file
 from plugin_bridge.files import FileError, audio_below, plan, replacing
 from plugin_bridge.recording import load_mono
 from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
+from plugin_bridge.rooms import with_noise, with_reverb
+from plugin_bridge.words import PhoneRecogniser, error_rate, world_resynthesis
 
 SAMPLE_RATE = 16_000
+MODEL_RATE = 48_000  # what is converted in memory, is at this rate
 VOICED = 0.5  # the confidence for which SwiftF0 is calibrated
 FEWEST_FRAMES = 11  # of 16 ms, voiced in both: fewer say nothing about pitch
 CONVERTED, FIGURES, PAGE = "converted", "figures.json", "report.html"  # in the folder of an evaluation
@@ -56,6 +59,13 @@ class Figures:
         Level of the pauses under the phrases, below 8 kHz.
     loudness_correlation : float
         Of the levels in dB within the phrases.
+    onset_rise_ms, source_onset_rise_ms : float
+        Median rise time of the source's onsets, plosives above all, in both.
+    phone_errors, world_phone_errors : float
+        Share of the phones that PocketSphinx hears in the source and not in the conversion, or not after WORLD's analysis and
+        synthesis of the source: the yardstick.
+    noise_cosine_target, reverb_cosine_target : float
+        As `cosine_target`, with the source under room noise, and in a room.
     """
 
     cosine_target: float
@@ -71,6 +81,12 @@ class Figures:
     pauses_db: float
     source_pauses_db: float
     loudness_correlation: float
+    onset_rise_ms: float
+    source_onset_rise_ms: float
+    phone_errors: float = math.nan
+    world_phone_errors: float = math.nan
+    noise_cosine_target: float = math.nan
+    reverb_cosine_target: float = math.nan
 
 
 # For people: a figure's head and format, in two tables that a terminal has room for. "Before" is the source itself.
@@ -78,6 +94,8 @@ LIKENESS = {
     "cosine_target": ("To target", "{:.3f}"),
     "source_cosine_target": ("To target before", "{:.3f}"),
     "cosine_source": ("To source", "{:.3f}"),
+    "noise_cosine_target": ("Noise: to target", "{:.3f}"),
+    "reverb_cosine_target": ("Room: to target", "{:.3f}"),
     "dnsmos": ("DNSMOS", "{:.2f}"),
     "source_dnsmos": ("DNSMOS before", "{:.2f}"),
 }
@@ -90,6 +108,10 @@ FAITHFULNESS = {
     "pauses_db": ("Pauses dB", "{:.0f}"),
     "source_pauses_db": ("Pauses before", "{:.0f}"),
     "loudness_correlation": ("Loudness r", "{:.3f}"),
+    "onset_rise_ms": ("Rise ms", "{:.1f}"),
+    "source_onset_rise_ms": ("Rise before", "{:.1f}"),
+    "phone_errors": ("Phone errors", "{:.0%}"),
+    "world_phone_errors": ("WORLD's", "{:.0%}"),
 }
 
 
@@ -204,6 +226,7 @@ class Judge:
         """Figures of a conversion, [n] at 16 kHz like its source, meant to be `shift_semitones` higher."""
         before, after = self.speaker(source), self.speaker(conversion)
         pitch = compare_pitch(self.pitch(source), self.pitch(conversion), shift_semitones)
+        rise = onset_rise_ms(source, conversion, SAMPLE_RATE)
         heard = pitch.frames >= FEWEST_FRAMES
         nan = float("nan")
         return Figures(
@@ -220,6 +243,8 @@ class Judge:
             pauses_db=pause_level_db(source, conversion, SAMPLE_RATE),
             source_pauses_db=pause_level_db(source, source, SAMPLE_RATE),
             loudness_correlation=level_correlation(source, conversion, SAMPLE_RATE),
+            onset_rise_ms=rise[1],
+            source_onset_rise_ms=rise[0],
         )
 
 
@@ -230,6 +255,8 @@ def evaluate(
     *,
     refs: Path | None = None,
     dnsmos: Path | None = None,
+    words: bool = False,
+    rooms: bool = False,
     limit: int | None = None,
     advance: Callable[[int, int], None] = lambda done, of: None,
 ) -> Evaluation:
@@ -243,6 +270,10 @@ def evaluate(
         A folder with recordings of the target, best of takes the voice was not trained on.
     dnsmos
         The model sig_bak_ovr.onnx of the DNS challenge.
+    words
+        Whether to count the phones that are misheard, too.
+    rooms
+        Whether to convert each recording under noise and in a room, too; only with `refs`.
     limit
         At most so many recordings, spread evenly over the folder.
     advance
@@ -267,6 +298,7 @@ def evaluate(
     if limit is not None and limit < len(jobs):
         jobs = [jobs[k * len(jobs) // limit] for k in range(limit)]
     judge = Judge(dnsmos)
+    recogniser = PhoneRecogniser() if words else None
     done, total = 0, len(references) + len(jobs)
 
     def step() -> None:
@@ -286,16 +318,46 @@ def evaluate(
             problems.append(f"{job.source}: {error}")
         else:
             shift = settings.pitch_shift + conversion.transposition
-            clips.append(Clip(conversion, judge.compare(audio[0], audio[1], target, shift)))
+            figures = judge.compare(audio[0], audio[1], target, shift)
+            if recogniser is not None:
+                figures = replace(figures, **_words(recogniser, audio[0], audio[1]))
+            if rooms and target is not None:
+                figures = replace(figures, **_rooms(judge, target, job.source, settings, conversion.transposition))
+            clips.append(Clip(conversion, figures))
         step()
     if not clips:
         raise FileError(problems[0])
     evaluation = Evaluation(clips, problems)
-    figures = _as_json(evaluation, settings, folder, len(references))
+    summary = _as_json(evaluation, settings, folder, len(references))
     with replacing(out / FIGURES) as file:
-        file.write(json.dumps(figures, indent=2, allow_nan=False).encode() + b"\n")
+        file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
     _write_page(out / PAGE, evaluation, settings, len(references))
     return evaluation
+
+
+def _words(recogniser: PhoneRecogniser, source: NDArray[np.float32], conversion: NDArray[np.float32]) -> dict[str, float]:
+    wanted = recogniser.phones(source)
+    return {
+        "phone_errors": error_rate(wanted, recogniser.phones(conversion)),
+        "world_phone_errors": error_rate(wanted, recogniser.phones(world_resynthesis(source))),
+    }
+
+
+def _rooms(
+    judge: Judge, target: NDArray[np.float64], source: Path, settings: Settings, transposition: float
+) -> dict[str, float]:
+    audio = load_mono(source, MODEL_RATE)[None]
+    cosines = {}
+    for name, worse in (("noise", with_noise), ("reverb", with_reverb)):
+        made = settings.converter(transposition)(worse(audio, MODEL_RATE), MODEL_RATE)[0]
+        cosines[f"{name}_cosine_target"] = float(judge.speaker(_at_judges_rate(made)) @ target)
+    return cosines
+
+
+def _at_judges_rate(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    import soxr
+
+    return np.asarray(soxr.resample(audio, MODEL_RATE, SAMPLE_RATE), np.float32)
 
 
 def _open_dnsmos(path: Path) -> onnxruntime.InferenceSession:
@@ -327,7 +389,9 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
     def values(figures: Figures) -> dict[str, float | None]:
         return {name: None if math.isnan(value) else value for name, value in asdict(figures).items()}
 
-    packages = ("plugin_bridge", "resemblyzer", "swift-f0", "onnxruntime")
+    packages = ["plugin_bridge", "resemblyzer", "swift-f0", "onnxruntime"]
+    if not math.isnan(evaluation.mean.phone_errors):
+        packages.append("pocketsphinx")
     return {
         "versions": {name: version(name) for name in packages},
         "settings": asdict(settings),
