@@ -442,8 +442,8 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
             subprocess.run(["oscsend", url, "/vc/voice", "s", voice], check=True)
             subprocess.run(["oscsend", url, "/vc/pitch", "f", str(pitch)], check=True)
             sent += 1
+            wait_for(lambda: (rig.surface.voice_text, rig.surface.value("pitch_shift")) == (voice, pitch), "both")  # noqa: B023
             time.sleep(0.5)
-            assert (rig.surface.voice_text, rig.surface.value("pitch_shift")) == (voice, pitch)
             if not early and time.monotonic() - begun > seconds / 10:
                 early = resident()
         late, elapsed = resident(), time.monotonic() - begun

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dsp.singer import Note, sing
 from plugin_bridge import Board, VoiceConverter
-from plugin_bridge.preset import PLAIN_CHAIN, Effect
+from plugin_bridge.preset import PLAIN_CHAIN, Effect, find_preset
 from plugin_bridge.signal_path import Changes, Mailbox, SignalPath
 
 RATE = 48_000
@@ -209,3 +210,45 @@ def test_nothing_posted_is_lost_between_threads() -> None:
     if (gesture := box.take()) is not None:
         got |= gesture.changes
     assert got == {"pitch_shift": 1996 / 2000, "formant_shift": 1997 / 2000, "gain_db": 1998 / 2000, "mix": 1999 / 2000}
+
+
+def test_no_gesture_clicks_on_trained_voices() -> None:
+    """A click sounds above all voices: from 15 kHz up, where there is next to nothing of them, none of it may be seen.
+
+    A synthetic singer is converted with a change at random blocks, and beside that with each of the two states throughout.
+    Cut over from one to the other at once, the same voices click.
+    """
+    song = sing([Note(57, 0.7, "a"), Note(60, 0.7, "o")], RATE, seed=3).audio.astype(np.float32)
+    song = song[: len(song) // 256 * 256]
+    telephone = find_preset("telephone")
+    gestures: list[Changes] = [
+        {"voice": "kerstin"},
+        {"voice": "bank_b"},  # another model
+        {"pitch_shift": 7.0},
+        {"pitch_shift": -12.0, "formant_shift": -2.0},
+        {"bypass": True},
+        {"mix": 0.0, "gain_db": -12.0},
+        {**telephone.numbers(), "voice": telephone.voice or "pjs", "chain": telephone.chain},
+    ]
+
+    def render(start: Changes, gestures: dict[int, Changes] | None = None) -> NDArray[np.float32]:
+        path = SignalPath(VoiceConverter("pjs"), RATE, 256)
+        path.apply(path.ready(start))
+        return run(path, song, [256], gestures)[0]
+
+    taps = np.arange(-63, 64)
+    above = (taps == 0) - 2 * 15 / 48 * np.sinc(2 * 15 / 48 * taps)
+    above = above * np.kaiser(127, 8)
+
+    def loudest(x: NDArray[np.float32], around: int) -> float:
+        return float(np.abs(np.convolve(x[around - RATE // 8 : around + RATE // 3], above, "valid")).max())
+
+    chance, before, cuts = np.random.default_rng(8), render({}), []
+    for gesture in gestures:
+        after = render(gesture)
+        for at in chance.integers(RATE // 3, len(song) - RATE // 2, 2) // 256 * 256:
+            natural = max(loudest(before, at), loudest(after, at))
+            assert loudest(render({}, {int(at): gesture}), at) < 1.5 * natural, (gesture, at)
+            cut = int(at) + 1200
+            cuts.append(loudest(np.concatenate([before[:cut], after[cut:]]), at) / natural)
+    assert max(cuts) > 4, "where it falls on the slope of a pulse; elsewhere it may not be heard"
