@@ -103,7 +103,8 @@ class PitchShifter:
         self._steps, self._power = np.empty(longest + 2, np.float32), np.empty(longest + 2, np.float64)
         self._rise = (0.5 - 0.5 * np.cos(np.pi * np.arange(1, chunk + 1) / chunk)).astype(np.float32)
         self._fade = np.empty(chunk, np.float32)
-        self._anchors: deque[Anchor] = deque(maxlen=32)
+        # As many as can lie in what is kept: a stride is no shorter than two thirds of `STRIDE_SECONDS`.
+        self._anchors: deque[Anchor] = deque(maxlen=math.ceil(keep / (0.6 * self._stride)) + 2)
         self.reset()
 
     def reset(self) -> None:
@@ -292,6 +293,7 @@ class PitchShifter:
         stretch, row, pieces = self._stretch[:size], self._row[:size], self._pieces[:size]
         cutoff = min(CUTOFFS - 1, max(0, math.ceil(math.log(ratio, CUTOFF_STEP) - 1e-9)))
         # Where numpy gathers from overlapping views it first copies all of them.
+        np.clip(whole, 0, len(self._stretches) - 1, out=whole)
         oldest, newest = int(whole.min()), int(whole.max())
         heard = self._copies[: newest - oldest + 1]
         np.copyto(heard, self._stretches[oldest : newest + 1])

@@ -47,7 +47,8 @@ def cents_off(audio: Audio, rate: int, wanted_hz: NDArray[np.floating]) -> NDArr
 
 
 @pytest.mark.parametrize(
-    ("hz", "rate", "chunk"), [(80.0, 16_000, 208), (140.0, 16_000, 208), (250.0, 48_000, 512), (600.0, 16_000, 208)]
+    ("hz", "rate", "chunk"),
+    [(80.0, 16_000, 208), (140.0, 16_000, 3328), (250.0, 48_000, 512), (450.0, 16_000, 4096), (600.0, 16_000, 208)],
 )
 def test_pitch_is_what_was_asked_for(hz: float, rate: int, chunk: int) -> None:
     song = singer(hz, rate)

@@ -170,3 +170,16 @@ def test_pairs_that_do_not_match_are_named(tmp_path, change, sentence):
     change(tmp_path / "pairs")
     with pytest.raises(ValueError, match=sentence):
         Pairs(tmp_path / "pairs", RATE).batch([0], 100, np.random.default_rng(0))
+
+
+def test_tensorboard_gets_curves_and_sounds(tmp_path, folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, folder, 2, report_every=1)
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert {"loss/mel", "loss/discriminators", "validation/mel"} <= set(log.Tags()["scalars"])
+    assert [event.step for event in log.Scalars("loss/mel")] == [1, 2]
+    assert {"original/0", "wanted/0", "made/0"} <= set(log.Tags()["audio"])
+    assert log.Audio("made/0")[0].sample_rate == RATE
