@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from plugin_bridge.control import ControlSurface
@@ -31,7 +31,7 @@ from plugin_bridge.signal_path import Change, Changes, Gesture
 from plugin_bridge.voices import parse_voice, voices
 
 POLL_SECONDS = 0.005  # about a block; more often is of no use, and each look costs the interpreter some microseconds
-LOOK_SECONDS = 1.0  # between two looks for a port that went away
+LOOK_SECONDS = 2.0  # between two looks for a port that went away, each of which makes a client of JACK for a moment
 
 
 class MidiControl:
@@ -193,8 +193,9 @@ class MidiControl:
 
     def _look(self) -> None:
         if self._port is None:
-            self._port = MidiPort(self._wanted)
-            self._tell(f"MIDI: {self._port.name} is back")
+            with suppress(MidiError):
+                self._port = MidiPort(self._wanted)
+                self._tell(f"MIDI: {self._port.name} is there")
         elif not self._port.is_there:
             self._tell(f"MIDI: {self._port.name} went away; trying to get it back")
             self._close_port()

@@ -341,4 +341,4 @@ def test_a_controller_that_is_unplugged_is_waited_for(jack_here: None, tmp_path:
         stack.callback(controller.delete)
         controller.send_message([0xB0, 7, 0])
         wait_for(lambda: surface.value("mix") == 0.0, "the knob")
-    assert told[1:] == ["MIDI: keys:out went away; trying to get it back", "MIDI: keys:out is back"]
+    assert told[1:] == ["MIDI: keys:out went away; trying to get it back", "MIDI: keys:out is there"]
