@@ -30,6 +30,7 @@ SEARCHED = 0.08  # of the stride to each side of where the tracker sees the next
 ALIKE = 0.3  # correlation of two anchors, below which the tracker is believed instead
 CLEAR = 0.08  # balance of a period's energy, below which it has no pulse to speak of: a flute's, or a whistle's
 LATEST = 0.3  # of half a window: a piece that comes later than this is left out, for it would begin with a click
+PART_SECONDS = 0.015  # of a long chunk, for which one period can stand
 STEEPEST = 0.05  # most by which a period is extrapolated
 TAPS, PHASES = 16, 1024  # of the interpolation: images lie 60 dB down
 # Formants up is playing faster: what would pass the Nyquist frequency is filtered out first, in steps of this ratio.
@@ -76,7 +77,8 @@ class PitchShifter:
     def __init__(self, sample_rate: int, chunk: int) -> None:
         self.latency = shifter_latency(sample_rate)
         self._chunk = chunk
-        self._tracker = PeriodTracker(sample_rate, chunk)
+        self._part = min(chunk, round(PART_SECONDS * sample_rate))
+        self._tracker = PeriodTracker(sample_rate, self._part)
         longest = math.ceil(sample_rate / LOWEST_HZ)
         self._shortest, self._longest = sample_rate / HIGHEST_HZ, float(longest)
         self._noise = NOISE_SECONDS * sample_rate
@@ -125,10 +127,12 @@ class PitchShifter:
         """
         chunk = self._chunk
         self._heard.append(samples[None])
-        self._tracker.push(samples[None])
         end = self._heard.end
         start = end - chunk - self.latency  # of the output
-        self._advance(end)
+        for first in range(0, chunk, self._part):
+            last = min(first + self._part, chunk)
+            self._tracker.push(samples[None, first:last])
+            self._advance(end - chunk + last)
         wanted = 0.0 if pitch_ratio == formant_ratio == 1.0 else 1.0
         share = wanted if self._share is None else self._share
         self._share = wanted
