@@ -63,13 +63,16 @@ class EngineFigures:
 
 def measure_engines(seconds: float, done: Callable[[EngineFigures], None]) -> list[EngineFigures]:
     """Measure every variant with `seconds` of audio for each of its engines. Needs torch; raises ImportError without."""
-    from models.llvc.bench import measure, random_generator, sung
-    from models.llvc.network import VARIANTS
+    from models.llvc.bench import Figures, measure, random_generator, sung
+    from models.llvc.network import VARIANTS, GeneratorConfig
 
-    figures = []
-    for variant in VARIANTS:
+    figures: list[EngineFigures] = []
+    measured: dict[GeneratorConfig, list[Figures]] = {}  # llvc and llvc-hfg are one network
+    for variant, config in VARIANTS.items():
         generator = random_generator(variant)
-        network, single, integer = measure(generator, 1, sung(seconds, generator.config.sample_rate))
+        if config not in measured:
+            measured[config] = measure(generator, 1, sung(seconds, config.sample_rate))
+        network, single, integer = measured[config]
         voice, quality = trained_voice(variant)
         figures.append(
             EngineFigures(
