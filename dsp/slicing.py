@@ -80,7 +80,8 @@ def slice_on_silence(level_db: NDArray[np.float64], threshold_db: float, slicing
     for begin, end in _silences(level_db < threshold_db):
         at_start, at_end = begin == 0, end == len(level_db)
         removed = Slice(0 if at_start else begin + slicing.kept, end if at_end else end - slicing.kept)
-        if removed.stop - removed.start >= slicing.interval:
+        # At the ends nothing is parted by removing.
+        if removed.stop - removed.start >= (1 if at_start or at_end else slicing.interval):
             if not at_start:
                 slices += _cut(level_db, start or 0, removed.start, slicing.longest)
             start = removed.stop

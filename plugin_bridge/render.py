@@ -34,14 +34,16 @@ from plugin_bridge.voices import Voice, voice_target
 if TYPE_CHECKING:
     from models.pack import Size
 
-SLICING = Slicing()
+# A slice costs its context, of 2.5 s on each side for the content encoder and 0.8 s for what comes after: no slice is made to save
+# a shorter silence, nor ended early where nothing is saved. 30 s at most, so that cores find work and memory stays small.
+SLICING = Slicing(interval=80, kept=50, shortest=1000, longest=3000)
 HOLD, RAMP = 12, 5  # frames around sound that are still converted, and in which the source comes back
-QUIETEST_GATE_DB = -60.0  # nothing louder is silence by itself: so soft is a breath of a singer whose notes reach -10 dB
-UNDER_SINGING_DB = 45.0  # ... unless the whole recording is soft: by this much silence is below the loud notes, at least
-OVER_FLOOR_DB = 8.0  # a room's noise varies by some dB around its level, all of which is silence,
-LEAST_UNDER_DB = 35.0  # ... as long as it is this much below the loud notes
-LOUD, FLOOR = 95.0, 5.0  # percentiles of the levels
-SOFT_DB, SOFT_OVER_DB = 22.0, 6.0  # under the loud notes: from here on down, within so many dB, a conversion must not be louder ...
+QUIETEST_GATE_DB = -60.0  # nothing louder is silence by itself: so soft is a breath of a singer whose notes reach -15 dB
+UNDER_SINGING_DB = 45.0  # ... unless the whole recording is soft: by this much silence is below the singing, at least
+FLOOR, OVER_FLOOR_DB = 5.0, 8.0  # percentile: a room's noise varies by some dB around its level, all of which is silence, ...
+LEAST_UNDER_DB = 33.0  # ... as long as it is this much below the singing
+HEARD_DB, NEAR_DB = -90.0, 10.0  # what counts for the level of the singing, and of it what comes near the mean
+SOFT_DB, SOFT_OVER_DB = 20.0, 6.0  # under the singing: from here on down, within so many dB, a conversion must not be louder ...
 LOUDER_DB = 2.0  # ... than its source by more than this: what is soft in a take is breath and noise
 MARGIN = 4  # frames around a slice that its levels and its resampling see
 BALANCE_S = 1.0  # window in which the channels' levels are compared: notes and reverb, not single periods
@@ -317,8 +319,8 @@ class Song:
         self.samples = analysis.samples
         self._before = self._after = 0.0  # energy of source and conversion where there is sound
         self._level = decibels(analysis.power)
-        self._loud = _percentile(self._level, LOUD)
-        gate = _gate_db(self._level)
+        self._singing = _singing_db(self._level)
+        gate = _gate_db(self._level, self._singing)
         self._presence = presence(self._level, gate, HOLD, RAMP)
         self.slices = slice_on_silence(self._level, gate, SLICING)
         hz, voiced = analysis.hz, analysis.voiced & (self._presence > 0)
@@ -419,7 +421,7 @@ class Song:
         count = len(audio) // HOP
         source = self._level[begin : begin + count]
         got = decibels(frame_power(audio, 0, HOP, WINDOW_S * SAMPLE_RATE, count))
-        softness = np.clip((self._loud - SOFT_DB - source) / SOFT_OVER_DB, 0, 1)
+        softness = np.clip((self._singing - SOFT_DB - source) / SOFT_OVER_DB, 0, 1)
         change = softness * np.minimum(0.0, source + LOUDER_DB - got)
         if not change.any():
             return audio
@@ -486,17 +488,24 @@ def _first_sample(frame: int, rate: int) -> int:
     return -(-frame * rate // FRAME_RATE)
 
 
-def _percentile(level: NDArray[np.float64], share: float) -> float:
-    return float(np.percentile(level, share))
+def _singing_db(level: NDArray[np.float64]) -> float:
+    """Level of the singing, however little of a recording it is: the mean power, twice, the second time of what is near it.
+
+    After ITU-R BS.1770's gates.
+    """
+    heard = level[level > HEARD_DB]
+    for _ in range(2):
+        if not len(heard):
+            return HEARD_DB
+        mean = 10 * math.log10(np.mean(10 ** (heard / 10)))
+        heard = heard[heard > mean - NEAR_DB]
+    return mean
 
 
-def _gate_db(level: NDArray[np.float64]) -> float:
+def _gate_db(level: NDArray[np.float64], singing: float) -> float:
     """Level below which a frame is silent."""
-    heard = level[level > QUIETEST_GATE_DB - 30]
-    if not len(heard):
-        return QUIETEST_GATE_DB
-    loud, floor = _percentile(heard, LOUD), _percentile(level, FLOOR)
-    return max(min(QUIETEST_GATE_DB, loud - UNDER_SINGING_DB), min(floor + OVER_FLOOR_DB, loud - LEAST_UNDER_DB))
+    floor = float(np.percentile(level, FLOOR))
+    return max(min(QUIETEST_GATE_DB, singing - UNDER_SINGING_DB), min(floor + OVER_FLOOR_DB, singing - LEAST_UNDER_DB))
 
 
 def _balance(power: NDArray[np.float64], channel_power: NDArray[np.float64]) -> Audio:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dsp import resampling
 from dsp.resampling import Resampler, exact_rate, reach
 
 RATES = [
@@ -153,3 +154,30 @@ def test_reset_starts_again() -> None:
 def test_rates_out_of_range_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="sample rate must be between 8000 and 192000 Hz, got"):
         exact_rate(rate)
+
+
+@pytest.mark.parametrize(
+    ("in_rate", "out_rate"),
+    [(44_100, 40_000), (40_000, 44_100), (48_000, 40_000), (40_000, 8_000), (11_025, 40_000), (44_101, 40_000)],
+)
+def test_a_whole_signal_is_resampled_in_place(in_rate, out_rate):
+    """A sine stays that sine at the new rate, to the sample, away from the jumps at its ends."""
+    n = np.arange(in_rate // 3 + 5)
+    hz = 0.17 * min(in_rate, out_rate)
+    out = resampling.resample(np.sin(2 * np.pi * hz * n / in_rate).astype(np.float32), in_rate, out_rate)
+    assert len(out) == -(-len(n) * out_rate // in_rate)
+    expected = np.sin(2 * np.pi * hz * np.arange(len(out)) / out_rate)
+    inside = slice(len(out) // 4, 3 * len(out) // 4)
+    assert np.max(np.abs(out - expected)[inside]) < 1e-4
+
+
+def test_a_whole_signal_is_what_a_stream_of_it_is():
+    audio = np.random.default_rng(0).standard_normal(4_000).astype(np.float32)
+    stream = Resampler(Fraction(44_100), Fraction(40_000), 1, push=5_000, pending=5_000)
+    stream.push(np.pad(audio, (0, 200))[None])
+    streamed = np.empty((1, stream.ready), np.float32)
+    stream.pull(streamed)
+    whole = resampling.resample(audio, 44_100, 40_000)
+    assert np.max(np.abs(whole - streamed[0, : len(whole)])) < 1e-5
+    assert np.array_equal(resampling.resample(audio, 44_100, 44_100), audio)
+    assert len(resampling.resample(audio[:0], 44_100, 40_000)) == 0

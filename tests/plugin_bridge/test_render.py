@@ -1,6 +1,8 @@
 """Whole recordings with the song engine: in place to the sample, silent where their source is, the same on any number of cores."""
 
 import itertools
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -136,6 +138,18 @@ def test_what_is_soft_in_the_source_is_no_louder_converted(tmp_path):
     assert 20 * np.log10(np.std(sung) / np.std(audio)) > 10
 
 
+def test_a_little_singing_in_a_noisy_room_is_told_from_it(voice):
+    """Three notes in half a minute of noise 45 dB below them: the noise stays, sample by sample."""
+    rate = 16_000
+    audio = np.random.default_rng(0).standard_normal(30 * rate).astype(np.float32) * 10 ** (-62 / 20)
+    sung = phrase(rate, 3)
+    audio[10 * rate : 10 * rate + len(sung)] += sung
+    converted = SongRenderer(voice).convert(audio[None], rate)[0]
+    for noise in (slice(0, 9 * rate), slice(12 * rate, None)):
+        assert np.array_equal(converted[noise], audio[noise])
+    assert np.std((converted - audio)[10 * rate : 11 * rate]) > 0.01
+
+
 def test_stereo_keeps_its_place(voice):
     rate, audio = 44_100, phrase(44_100)
     renderer = SongRenderer(voice)
@@ -254,3 +268,33 @@ def test_a_model_that_fails_half_way_leaves_nothing(tmp_path):
 def test_values_out_of_range_are_refused(voice, wrong, said):
     with pytest.raises(ValueError, match=said):
         SongRenderer(voice, **wrong)
+
+
+def peak_mib(tmp_path: Path, voice: str, seconds: int) -> float:
+    """Memory at most resident in a process that renders so long a recording, in stereo."""
+    source, piece = tmp_path / f"{seconds}.flac", np.concatenate([phrase(44_100, 12), np.zeros(3 * 44_100, np.float32)])
+    with AudioFile(str(source), "w", 44_100, 2) as file:
+        for _ in range(seconds * 44_100 // len(piece)):
+            file.write(np.stack([piece, piece]))
+    script = (
+        "import resource, sys\n"
+        "from plugin_bridge.render import SongRenderer\n"
+        "result = SongRenderer(sys.argv[1]).render(sys.argv[2], sys.argv[3])\n"
+        "assert result.samples == result.promised\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    run = [sys.executable, "-c", script, voice, str(source), str(tmp_path / "out.flac")]
+    resident = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    return resident / (2**10 if sys.platform != "darwin" else 2**20)
+
+
+def test_memory_grows_by_what_is_kept_of_each_frame_alone(tmp_path, voice):
+    """A minute more is 21 MB of samples in stereo and 2 MB of frames, held twice for a moment."""
+    pytest.importorskip("resource")
+    assert peak_mib(tmp_path, voice, 90) - peak_mib(tmp_path, voice, 30) < 16
+
+
+@pytest.mark.slow
+def test_an_hour_fits_into_memory(tmp_path, voice):
+    pytest.importorskip("resource")
+    assert peak_mib(tmp_path, voice, 3600) < 1536
