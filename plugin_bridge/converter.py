@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, overload
@@ -217,14 +218,15 @@ class VoiceConverter(AudioEffect):
     def voice(self, voice: Voice) -> None:
         target = voice_target(voice)
         with self._setting:
-            self._take_voice(self._load_voice(target))
+            self._take_voice(self._load_voice(target, self._numbers))
 
-    def load_voice(self, voice: Voice) -> LoadedVoice:
+    def load_voice(self, voice: Voice, shifts: Mapping[str, float] | None = None) -> LoadedVoice:
         """All of a change of voice that takes time, for a host that must know the block in which it happens.
 
-        Call it from one thread. Raises what setting `voice` does.
+        Call it from one thread. `shifts` are those of `pitch_shift` and `formant_shift` that will be set together with it.
+        Raises what setting `voice`, and then these, does.
         """
-        return self._load_voice(voice_target(voice))
+        return self._load_voice(voice_target(voice), {**self._numbers, **(shifts or {})})
 
     def take_voice(self, loaded: LoadedVoice) -> None:
         """Set the voice that `load_voice` made ready; fit for the audio thread, between blocks.
@@ -237,15 +239,17 @@ class VoiceConverter(AudioEffect):
         with self._setting:
             self._take_voice(loaded)
 
-    def _load_voice(self, target: VoiceTarget) -> LoadedVoice:
+    def _load_voice(self, target: VoiceTarget, numbers: Mapping[str, float]) -> LoadedVoice:
         stream = self._stream
         if stream is None or self._stale():
             return LoadedVoice(target)
         stream.retired.clear()
         model, newest, last = target.pack.stream_model(), self._newest, self._last_loaded
         if newest is not None and newest.model is model and (last is None or last is model):
+            for name in SHIFTS:
+                self.check_number(name, numbers[name])
             return LoadedVoice(target, model, stream)
-        least = engine_latency(model, stream.setup.rate, stream.setup.block, needs_stage(model, self._numbers))
+        least = engine_latency(model, stream.setup.rate, stream.setup.block, needs_stage(model, numbers))
         if least > stream.setup.latency:
             if self._promised or self._running:
                 raise ValueError(

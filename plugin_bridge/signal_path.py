@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dsp.smoothing import RAMP_SECONDS, Ramp, scale
 from plugin_bridge.board import Board
 from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
+from plugin_bridge.engine import SHIFTS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, Effect, split_chain
 
@@ -239,9 +240,10 @@ class SignalPath:
         """
         voice = before = after = None
         checked: dict[str, Change] = {}
+        shifts = {name: check_number_or_switch(name, changes[name]) for name in SHIFTS if name in changes}
         for name, value in changes.items():
             if name == "voice":
-                voice = self.converter.load_voice(value)  # type: ignore[arg-type]
+                voice = self.converter.load_voice(value, shifts)  # type: ignore[arg-type]
                 shown = voice.target.shown
                 checked[name] = dict(shown) if isinstance(shown, dict) else shown
             elif name == "chain":
@@ -250,7 +252,9 @@ class SignalPath:
                 before, after = self._before.load(first), self._after.load(last)
                 checked[name] = value
             else:
-                checked[name] = number = check_number_or_switch(name, value)
+                checked[name] = check_number_or_switch(name, value)
+        if voice is None:
+            for name, number in shifts.items():
                 self.converter.check_number(name, number)
         return Gesture(checked, voice, before, after)
 

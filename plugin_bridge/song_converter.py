@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 import numpy as np
@@ -40,7 +41,7 @@ class SongConverter(VoiceConverter):
         """None that anybody waits for."""
         return 0
 
-    def load_voice(self, voice: Voice) -> LoadedVoice:
+    def load_voice(self, voice: Voice, shifts: Mapping[str, float] | None = None) -> LoadedVoice:
         """RuntimeError: there is no stream to load it for."""
         raise RuntimeError(OFFLINE)
 

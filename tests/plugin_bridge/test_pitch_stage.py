@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pyworld
 from numpy.typing import NDArray
+from packs import delay_model, write_test_pack
 
 from dsp.singer import Note, sing
 from plugin_bridge import Board, VoiceConverter
@@ -146,6 +148,23 @@ def test_changing_to_such_a_voice_needs_the_latency() -> None:
     converter.voice = "delay512"
     with pytest.raises(ValueError, match="of its own"):
         converter.pitch_shift = 2
+
+
+def test_voice_and_shift_change_together(tmp_path: Path) -> None:
+    """As a preset does: what counts is what the new voice can, with the new shift."""
+    own = delay_model({"own": 1.0}, sample_rate=16_000, chunk=208, lookahead=16, pitch_controls=True)
+    name = str(write_test_pack(tmp_path / "own.voice", own))
+    path = SignalPath(VoiceConverter("rate16k"), 16_000, 208)
+    block, out = np.zeros(208, np.float32), np.empty((1, 208), np.float32)
+    path.advance(block, out)
+    path.apply(path.ready({"pitch_shift": 5.0, "voice": name}))
+    path.advance(block, out)
+    assert path.converter.pitch_shift == 5
+    with pytest.raises(ValueError, match="needs a latency of 336 samples and the stream was prepared for 16"):
+        path.ready({"voice": "rate16k"})
+    path.apply(path.ready({"voice": "rate16k", "pitch_shift": 0.0}))
+    with pytest.raises(ValueError, match="of its own"):
+        path.ready({"voice": "rate16k", "pitch_shift": 2.0})
 
 
 def test_automation_of_the_pitch(sung: Audio) -> None:
