@@ -242,3 +242,15 @@ def test_held_out_recordings() -> None:
     held: Callable[[int, str], bool] = lambda index, name: train_tracker.is_held_out(index, Path(name))  # noqa: E731
     assert held(0, "x.wav") and held(10, "take3.wav") and held(3, "pjs045_song.ogg") and held(4, "de_rhasspy-0120.ogg")
     assert not held(1, "pjs044_song.ogg") and not held(2, "x.wav")
+
+
+@pytest.mark.parametrize("low_hz", [60, 800])
+def test_the_tracker_is_measured_on_songs_within_the_range_and_keeps_its_promises_there(tracker: PitchTracker, low_hz: int) -> None:
+    pytest.importorskip("swift_f0")
+    high_hz = dict(train_tracker.RANGES)[low_hz]
+    for song in train_tracker.sung(low_hz, high_hz, 5.0, 3):
+        told = song.f0_hz[song.voiced]
+        assert np.percentile(told, 1) > 0.95 * low_hz and np.percentile(told, 99) < 1.05 * high_hz
+    figures = train_tracker.score_singer(tracker, low_hz, high_hz, 5.0)
+    assert figures["gross"] <= 0.01 and figures["voicing"] >= 0.95
+    assert figures["cents"] <= 10 and figures["onset_ms"] <= 20
