@@ -403,6 +403,7 @@ class Song:
             begin,
             end,
             renderer._weights,
+            range_hz=voice_range_hz(renderer.voice),
             formant_shift=self._formant_shift,
             steps=renderer.steps,
             seed=renderer.seed,
