@@ -171,6 +171,7 @@ class SongModel:
         stop: int,
         voice: Floats,
         *,
+        range_hz: tuple[float, float] = (0.0, np.inf),
         formant_shift: float = 0.0,
         steps: int = 1,
         seed: int = 0,
@@ -182,6 +183,9 @@ class SongModel:
         ----------
         voice : float32 [n_voices]
             Weights.
+        range_hz : (float, float)
+            Pitches at which the voice was heard in training. The networks draw pitches beyond as the nearest of these: harmonics
+            they never saw they draw in wrong places. The sound has the wanted pitch all the same, under the envelope so drawn.
         formant_shift : semitones
         steps : int
             Of the diffusion.
@@ -201,6 +205,7 @@ class SongModel:
             If a graph fails, or gives numbers that are not finite.
         """
         frames = len(take.f0)
+        drawable = np.clip(take.f0, *np.float32(range_hz))
         wanted = _Range(start, stop)
         sounding = wanted.wider(FRAMES_BEFORE, FRAMES_AFTER, frames)
         drawn = sounding.wider(self._reach["vocoder"], self._reach["vocoder"], frames)
@@ -214,7 +219,7 @@ class SongModel:
                 (condition,) = self._run(
                     "condition",
                     content=conditioned.within(heard, content[0])[None],
-                    f0=conditioned.of(take.f0)[None],
+                    f0=conditioned.of(drawable)[None],
                     voiced=conditioned.of(take.voiced)[None],
                     loudness=conditioned.of(take.loudness)[None],
                     shift=np.array([formant_shift], np.float32),
@@ -237,7 +242,7 @@ class SongModel:
                 harmonic, noise_gain = self._run(
                     "vocoder",
                     mel=drawn.within(denoised, mel[0])[None],
-                    f0=drawn.of(take.f0)[None],
+                    f0=drawn.of(drawable)[None],
                     voiced=drawn.of(take.voiced)[None],
                 )
             with watch("synthesis"):
