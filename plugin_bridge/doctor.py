@@ -45,8 +45,8 @@ def examine() -> Iterator[Finding]:
     yield _portaudio()
     yield _threads()
     yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
-    yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr", "swift_f0"), train_remedy())
-    yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "swift_f0", "soxr"), evaluate_remedy())
+    yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr"), train_remedy())
+    yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "soxr"), evaluate_remedy())
 
 
 def _python() -> Finding:

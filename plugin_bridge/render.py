@@ -136,8 +136,8 @@ class SongRenderer:
         Of the diffusion, 1 to 64.
     seed : int
         Of all noise, >= 0: the same seed gives the same bytes.
-    method : "dio", "harvest" or "swift"
-        That tracks the pitch.
+    method : "swift", "dio" or "harvest"
+        That tracks the pitch: see `dsp.f0.track_f0`.
 
     Raises
     ------
@@ -155,7 +155,7 @@ class SongRenderer:
         size: Size = "lhq",
         steps: int = 1,
         seed: int = 0,
-        method: Method = "dio",
+        method: Method = "swift",
     ) -> None:
         self.threads = _whole("threads", threads, 1, 256)
         self.steps = _whole("steps", steps, 1, MOST_STEPS)

@@ -125,7 +125,10 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
     assert result.exit_code == 0, result.stderr
     assert run(source, tmp_path / "stem.wav", "--voice", voice).exit_code == 0
     mix, stem = read_audio(tmp_path / "mix.wav")[0], read_audio(tmp_path / "stem.wav")[0]
-    assert len(mix) == len(sung) and np.corrcoef(mix, stem)[0, 1] > 0.8
+    # Levels, not samples: a pitch that is a hair different has turned the phase by the end.
+    mix_level, stem_level = (np.sqrt(np.mean(x[: len(x) // 800 * 800].reshape(-1, 800) ** 2, 1)) for x in (mix, stem))
+    assert len(mix) == len(sung) and np.corrcoef(mix_level, stem_level)[0, 1] > 0.95
+    assert np.std(mix) == pytest.approx(np.std(stem), rel=0.05)
     assert json.loads((tmp_path / "t.json").read_text())["recordings"][0]["stages"]["separation"]["processor_s"] > 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     result = run(source, tmp_path / "mix.wav", "--voice", voice, "--separate", tmp_path / "missing.onnx")
