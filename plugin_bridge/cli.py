@@ -212,7 +212,7 @@ def render(
     steps: Annotated[int, typer.Option(min=1, max=64, help="Of the diffusion: more take longer, and bring little.")] = 1,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; the result is the same.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed gives the same bytes.")] = 0,
-    method: Annotated[str, typer.Option(help="That tracks the pitch: swift (a network), dio (fastest) or harvest (slow).")] = "swift",
+    method: Annotated[str, typer.Option(help="That tracks the pitch: swift (network), dio (fast) or harvest (slow).")] = "swift",
     f0: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Pitch of the source (time_s, hz, voiced), in place of what is tracked.")
     ] = None,
