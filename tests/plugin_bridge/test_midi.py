@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -130,6 +131,14 @@ def test_a_controller_reaches_both_ends_of_its_range_and_the_middle() -> None:
 )
 def test_lessons_are_read_from_the_command_line(text: str, lesson: tuple[str, tuple[object, ...]]) -> None:
     assert parse_lesson(text) == lesson
+
+
+def test_without_the_library_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rtmidi", None)
+    shown = CliRunner().invoke(app, ["live", "--midi-list"])
+    assert shown.exit_code == 2
+    assert "MIDI needs python-rtmidi" in shown.stderr
+    assert "install it with: pip install" in shown.stderr
 
 
 class Desk:
