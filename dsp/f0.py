@@ -82,8 +82,10 @@ def track_f0(audio: NDArray[np.float32], sample_rate: int, method: Method = "swi
             # WORLD's frames are half as far apart.
             every = track_pitch(low, rate, method="harvest" if method == "harvest" else "dio").hz[::2]
             found = np.pad(every, (0, max(0, stop - start - len(every))))[: stop - start]
+            # SwiftF0's octaves are better than what the spectrum says: repaired, a fifth of one take fell an octave.
+            found = right_octave(low, rate, found)
         inside = slice(first - start, min(frames, first + STRETCH_S * FRAME_RATE) - start)
-        hz[start + inside.start : start + inside.stop] = right_octave(low, rate, found)[inside]
+        hz[start + inside.start : start + inside.stop] = found[inside]
     voiced = hz > 0
     return F0Track(fill_unvoiced(hz, voiced), voiced)
 
