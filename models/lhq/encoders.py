@@ -76,7 +76,8 @@ def on_grid(content: Floats, frames: int) -> Floats:
     lower = np.minimum(at.astype(np.int64), max(0, len(content) - 2))
     fraction = (at - lower).astype(np.float32)[:, None]
     upper = np.minimum(lower + 1, len(content) - 1)
-    return content[lower] * (1 - fraction) + content[upper] * fraction
+    between: NDArray[np.float32] = content[lower] * (1 - fraction) + content[upper] * fraction
+    return between
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -109,7 +110,7 @@ def _dimensions(graph: Graph, path: Path) -> int:
         raise ModelError(f"a content encoder has {wanted}, but {path} has {found[:200]}")
     channels = graph.outputs["embed"].shape[2]
     if not isinstance(channels, int):  # some exports leave it open
-        channels = _onnx(graph, path)(np.zeros(FIELD + HOP, np.float32)).shape[1]
+        channels: int = _onnx(graph, path)(np.zeros(FIELD + HOP, np.float32)).shape[1]
     if channels not in DIMENSIONS:
         raise ModelError(f"a content encoder has frames of 256 or 768 values, but those of {path} have {channels}")
     return channels

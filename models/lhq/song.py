@@ -205,7 +205,7 @@ class SongModel:
             If a graph fails, or gives numbers that are not finite.
         """
         frames = len(take.f0)
-        drawable = np.clip(take.f0, *np.float32(range_hz))
+        drawable = np.clip(take.f0, np.float32(range_hz[0]), np.float32(range_hz[1]))
         wanted = _Range(start, stop)
         sounding = wanted.wider(FRAMES_BEFORE, FRAMES_AFTER, frames)
         drawn = sounding.wider(self._reach["vocoder"], self._reach["vocoder"], frames)

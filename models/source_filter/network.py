@@ -1,7 +1,7 @@
 """The network: a causal content encoder with a narrow, noisy bottleneck, and a causal decoder to spectral envelopes.
 
 One network frame a chunk (512 samples, two hops): the encoder sees both hops' spectra, the decoder gives both hops' filters.
-What passes between them is 32 numbers a chunk, normalised and disturbed by noise while training: enough for the words, too
+What passes between them is 32 numbers a chunk, white and disturbed by noise while training: enough for the words, too
 little for the speaker.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.source_filter.features import BANDS
 from models.source_filter.synthesis import GAINS
+from models.source_filter.whitening import Whiten
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class NetworkConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 4
     content: int = 32
-    content_noise: float = 0.25  # of the unit variance that the normalised bottleneck has
+    content_noise: float = 0.3  # against the unit variance of the bottleneck's channels
     embedding: int = 64
 
 
@@ -55,7 +56,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Normalised spectra of a chunk [batch, chunks, 2 * BANDS] -> content [batch, chunks, content], zero mean, unit variance."""
+    """Normalised spectra of a chunk [batch, chunks, 2 * BANDS] -> content [batch, chunks, content], standardised."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -64,13 +65,17 @@ class Encoder(nn.Module):
             Block(config.width, config.hidden, config.kernel) for _ in range(config.encoder_blocks)
         )
         self.leave = nn.Linear(config.width, config.content)
-        self.norm = nn.LayerNorm(config.content, elementwise_affine=False)
+        self.whiten = Whiten(config.content)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.whiten(self.encode(x))  # type: ignore[no-any-return]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """As `forward`, but for the whitening."""
         x = self.enter(x)
         for block in self.blocks:
             x = block(x)
-        return self.norm(self.leave(x))  # type: ignore[no-any-return]
+        return self.leave(x)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

@@ -109,7 +109,11 @@ class Trainer(nn.Module):
             energy = self.energy(frame(audio))
             _, loudness, relative = self.normalised(energy)
             views = [self.normalised(energy if plain else disturb(energy, generator))[0][:, first:] for _ in range(2)]
-        content = self.network.encoder(torch.cat(views[: 1 if plain else 2]))
+        encoder = self.network.encoder
+        if plain or not encoder.leave.weight.requires_grad:
+            content = encoder(torch.cat(views[: 1 if plain else 2]))
+        else:
+            content = encoder.whiten.fit(encoder.encode(torch.cat(views)))
         agreement = torch.zeros(())
         if not plain:
             content, other = content.chunk(2)
@@ -235,6 +239,8 @@ def fit(
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), trainer.network.parameters(), strict=True):
                 slow.lerp_(fast, 1 - keep)
+            for kept, now in zip(average.buffers(), trainer.network.buffers(), strict=True):
+                kept.copy_(now)
         losses.append(spectral.item())
         if step % report_every == 0 or step == steps:
             rate = (time.monotonic() - began) / (step - began_step)

@@ -43,4 +43,5 @@ class Whiten(nn.Module):
 
     def _inverse(self, covariance: Tensor) -> Tensor:
         least = self.LEAST_VARIANCE * torch.eye(len(covariance))
-        return torch.linalg.inv(torch.linalg.cholesky(covariance + least)).t()
+        inverse: Tensor = torch.linalg.inv(torch.linalg.cholesky(covariance + least))
+        return inverse.t()
