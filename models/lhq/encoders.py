@@ -108,9 +108,9 @@ def _dimensions(graph: Graph, path: Path) -> int:
         found = ", ".join(f"{name} {value.shape}" for name, value in {**graph.inputs, **graph.outputs}.items())
         wanted = "one float32 input 'source' [1, 1, N] and an output 'embed' [1, T, C]"
         raise ModelError(f"a content encoder has {wanted}, but {path} has {found[:200]}")
-    channels = graph.outputs["embed"].shape[2]
-    if not isinstance(channels, int):  # some exports leave it open
-        channels: int = _onnx(graph, path)(np.zeros(FIELD + HOP, np.float32)).shape[1]
+    declared = graph.outputs["embed"].shape[2]
+    # Some exports leave it open.
+    channels = declared if isinstance(declared, int) else len(_onnx(graph, path)(np.zeros(FIELD + HOP, np.float32))[0])
     if channels not in DIMENSIONS:
         raise ModelError(f"a content encoder has frames of 256 or 768 values, but those of {path} have {channels}")
     return channels
