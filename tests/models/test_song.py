@@ -59,6 +59,16 @@ def test_the_same_seed_is_the_same_sound_and_another_one_another():
     assert np.array_equal(first, again) and not np.allclose(first, other, atol=1e-3)
 
 
+def test_a_pitch_beyond_the_voices_range_is_sung_but_not_shown_to_the_networks():
+    model, song = load(song_graphs({"a": 0.0})), take(100)
+    below, edge = (Frames.of(song.features, np.full(100, hz), np.ones(100, bool), song.loudness) for hz in (100.0, 200.0))
+    # One second: bin k is k Hz.
+    below, edge = (np.abs(np.fft.rfft(model.convert(x, 0, 100, ONE, range_hz=(200.0, 400.0)))) for x in (below, edge))
+    # The harmonics of 100 Hz are there, those between the ones of 200 Hz too, and as loud together as those would be.
+    assert below[300] > 10 * below[350]
+    assert 10 * np.log10(np.sum(below**2) / np.sum(edge**2)) == pytest.approx(0, abs=1)
+
+
 def test_weights_mix_voices():
     model, song = load(song_graphs({"soft": -12.0, "loud": 0.0})), take(120)
     power = [np.mean(model.convert(song, 0, 120, np.array(w, np.float32)) ** 2) for w in ([1, 0], [0, 1], [0.5, 0.5])]
