@@ -60,7 +60,6 @@ class _Number:
 
     def __set__(self, converter: VoiceConverter, value: float) -> None:
         number = self._parameter.number(value)
-        converter.check_number(self._parameter.name, number)
         converter._numbers[self._parameter.name] = number
 
 
@@ -78,7 +77,7 @@ class VoiceConverter(AudioEffect):
         add up to 1).
     pitch_shift : float
         -24 to 24 semitones. Where a voice has no control of it, the source is shifted before it is converted, which costs 20 ms
-        of latency as long as a stream lasts that began with a shift; one that began without cannot be shifted (see `prepare`).
+        of latency as long as a stream lasts that began with a shift; in one that began without, a shift waits for the next.
     formant_shift : float
         -12 to 12 semitones.
     mix : float
@@ -246,12 +245,12 @@ class VoiceConverter(AudioEffect):
         stream.retired.clear()
         model, newest, last = target.pack.stream_model(), self._newest, self._last_loaded
         if newest is not None and newest.model is model and (last is None or last is model):
-            for name in SHIFTS:
-                self.check_number(name, numbers[name])
             return LoadedVoice(target, model, stream)
-        least = engine_latency(model, stream.setup.rate, stream.setup.block, needs_stage(model, numbers))
+        bound = self._promised or self._running
+        # Where a stream is bound to a latency that leaves no room to shift the source, the voice is heard without.
+        least = engine_latency(model, stream.setup.rate, stream.setup.block, not bound and needs_stage(model, numbers))
         if least > stream.setup.latency:
-            if self._promised or self._running:
+            if bound:
                 raise ValueError(
                     f"voice {target.shown!r} needs a latency of {least} samples and the stream was prepared for "
                     f"{stream.setup.latency}: set it before prepare() or reset()"
@@ -302,7 +301,7 @@ class VoiceConverter(AudioEffect):
         return math.ceil(model.lookahead * stream.setup.rate / model.sample_rate) if stream else model.lookahead
 
     def check_number(self, name: str, number: float) -> None:
-        """ValueError if `pitch_shift` or `formant_shift` cannot leave 0 in the stream under way, for lack of latency."""
+        """ValueError if `pitch_shift` or `formant_shift` would have to wait for the next stream, for lack of latency."""
         newest = self._newest
         if not number or name not in SHIFTS or newest is None or self._outdated or not (self._promised or self._running):
             return
@@ -338,7 +337,7 @@ class VoiceConverter(AudioEffect):
             1 to 8.
         steer_pitch : bool
             For voices that have no control of pitch or formants: let `pitch_shift` and `formant_shift` leave 0 later on, which
-            costs 20 ms of latency. It is so anyway if they are not 0 now; else they stay 0 until `prepare` is called again.
+            costs 20 ms of latency. It is so anyway if they are not 0 now; else they wait for the next stream.
         """
         rate = exact_rate(number("sample_rate", sample_rate))
         if block_size is not None:

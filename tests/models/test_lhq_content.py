@@ -175,7 +175,7 @@ def test_packed_arrays_are_the_recordings(packed: tuple[Recordings, Takes]) -> N
     # The other voice is the same sentence: as long, as loud, at the same time, but not the same sound.
     features, other = takes.features[inside].astype(np.float32), takes.other[inside].astype(np.float32)
     envelopes = [np.exp(x).sum(1) for x in (features, other)]
-    assert np.corrcoef(*envelopes)[0, 1] > 0.6
+    assert np.corrcoef(*envelopes)[0, 1] > 0.4
     assert np.abs(features - other)[steady].mean() > 0.2
 
 
