@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 HEADS = 8
 LABEL_WIDTH = 512  # of the label embedding's hidden layer
@@ -106,29 +106,34 @@ class Prenet(nn.Module):
         return x + y, torch.cat(last, -1)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of [batch, channels, frames]; no statistics over time, so it is causal."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
 class EncoderLayer(nn.Module):
-    """Depthwise dilated convolution, then a pointwise one. [batch, width, 2 * dilation + frames] -> [batch, width, frames]."""
+    """Depthwise dilated convolution, then a pointwise one. [batch, 2 * dilation + frames, width] -> [batch, frames, width].
+
+    Frames are rows: normalisation needs no transposition, the pointwise convolution is one matrix product, and the depthwise one
+    three products with its taps, which train faster on a CPU than a dilated convolution.
+    """
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv1d(width, width, 3, dilation=dilation, groups=width),
-            ChannelNorm(width),
+            nn.LayerNorm(width),
             nn.ReLU(),
             nn.Conv1d(width, width, 1),
-            ChannelNorm(width),
+            nn.LayerNorm(width),
             nn.ReLU(),
         )
+        self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]
+        depthwise, pointwise = cast("nn.Conv1d", self.layers[0]), cast("nn.Conv1d", self.layers[3])
+        norm, last_norm = self.layers[1], self.layers[4]
+        frames = x.shape[1] - 2 * self.dilation
+        y = cast("Tensor", depthwise.bias)
+        for k, tap in enumerate(depthwise.weight[:, 0].unbind(1)):
+            y = y + x[:, k * self.dilation :][:, :frames] * tap
+        y = linear(torch.relu(norm(y)), pointwise.weight[..., 0], pointwise.bias)
+        return torch.relu(last_norm(y))
 
 
 class Encoder(nn.Module):
@@ -140,12 +145,13 @@ class Encoder(nn.Module):
         self.past_lengths = [2 * 2**i for i in range(layers)]
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        x, pasts = x.transpose(1, 2), past.transpose(1, 2).split(self.past_lengths, 1)
         last = []
-        for layer, before in zip(self.dcc_layers.values(), past.split(self.past_lengths, -1), strict=True):
-            heard = torch.cat([before, x], -1)
-            last.append(heard[..., -before.shape[-1] :])
+        for layer, before in zip(self.dcc_layers.values(), pasts, strict=True):
+            heard = torch.cat([before, x], 1)
+            last.append(heard[:, -before.shape[1] :])
             x = x + layer(heard)
-        return x, torch.cat(last, -1)
+        return x.transpose(1, 2), torch.cat(last, 1).transpose(1, 2)
 
 
 class Positions(nn.Module):

@@ -118,8 +118,8 @@ class Trainer:
             torch.optim.AdamW(module.parameters(), config.learning_rate, BETAS, EPSILON, weight_decay=0.0)
             for module in (self.generator, self.discriminators)
         ]
-        # bfloat16 has float32's range, so no loss needs scaling. On a CPU it is slower than float32.
-        self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # bfloat16 has float32's range, so no loss needs scaling. A CPU without instructions for it is slower than in float32.
+        self.mixed = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
