@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from plugin_bridge.converter import Voice
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PRESET_NUMBERS, Effect, PresetError, find_preset, make_preset, presets, save_preset
 from plugin_bridge.signal_path import Change, Changes, Gesture, SignalPath
-from plugin_bridge.voices import voice_text
+from plugin_bridge.voices import find_voice, voice_text
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,6 @@ class ControlSurface:
         with self._lock:
             self.post(self.ready(changes))
 
-    def morph(self, weights: Mapping[str, float]) -> Gesture:
-        """A mix of voices, ready."""
-        return self.ready({"voice": dict(weights)})
-
     def ready_preset(self, name: str) -> Gesture:
         """A preset's changes, ready; PresetError if there is none of this name, or it is not valid."""
         with self._lock:
@@ -124,6 +120,43 @@ class ControlSurface:
             gesture = self.ready(changes)
             self.preset = name
             return gesture
+
+    def ready_command(self, command: Mapping[str, Any]) -> Gesture | None:
+        """Do what a controller in another process asks for; what changes by it, if anything does, is ready.
+
+        What to `do` is "change" (the `changes`, by name), "panic", "morph" (to `weights` of all voices of the present pack),
+        "load" (the `preset` of a name), "step" (`by` so many presets) or "save" (under the name of a `preset`).
+
+        Raises
+        ------
+        ValueError, TypeError, OSError
+            If that cannot be done.
+        """
+        match command["do"]:
+            case "change":
+                return self.ready(command["changes"])
+            case "panic":
+                return self.ready({"panic": True})
+            case "morph":
+                return self.ready({"voice": self._present_pack(command["weights"])})
+            case "load":
+                return self.ready_preset(command["preset"])
+            case "step":
+                return self.ready_preset(self.neighbour(command["by"]))
+            case "save":
+                self.save_preset(command["preset"])
+                return None
+        raise ValueError(f"there is nothing called {command['do']!r} to do")
+
+    def _present_pack(self, weights: Sequence[float]) -> dict[str, float]:
+        """A mix of the voices of the present pack."""
+        voice = cast("Voice", self._values["voice"])
+        pack = find_voice(voice if isinstance(voice, str) else next(iter(voice))).pack
+        names = [card.name for card in pack.manifest.voices]
+        if len(weights) != len(names):
+            raise ValueError(f"the pack has {len(names)} voices ({', '.join(names)}), got {len(weights)} weights")
+        # A voice without weight would say that it is in the mix.
+        return {name: weight for name, weight in zip(names, weights, strict=True) if weight != 0}
 
     def neighbour(self, step: int) -> str:
         """The preset `step` places after the one that is on, around the end; PresetError if there are none."""

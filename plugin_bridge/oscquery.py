@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import AF_INET, AF_INET6, socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from plugin_bridge.osc import Argument, Node, OscServer
+from plugin_bridge.osc_link import Link, Peer
+from plugin_bridge.osc_nodes import Node, RefusedError, Standing
+from plugin_bridge.osc_packets import Argument
 
 MOST_CONNECTIONS = 16
 LONGEST_REQUEST_SECONDS = 5.0
@@ -21,7 +25,7 @@ ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESC
 
 
 class OscQueryServer:
-    """Serves the tree of an `OscServer` on the TCP port of the same number, until it is closed.
+    """Serves the tree of `nodes` on the TCP port of the same number as that of OSC, as long as the process runs.
 
     Raises
     ------
@@ -29,31 +33,26 @@ class OscQueryServer:
         If the port is taken.
     """
 
-    def __init__(self, osc: OscServer) -> None:
-        self._http = _Http(osc.address, osc)
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """The TCP port."""
-        return int(self._http.server_address[1])
-
-    def close(self) -> None:
-        """Stop; the port is free afterwards."""
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+    def __init__(self, place: Peer, nodes: Mapping[str, Node], link: Link) -> None:
+        http = _Http(place, nodes, link)
+        threading.Thread(target=http.serve_forever, daemon=True).start()
 
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], osc: OscServer) -> None:
-        self.osc = osc
+    def __init__(self, place: Peer, nodes: Mapping[str, Node], link: Link) -> None:
+        self.place, self.nodes, self._link = place, nodes, link
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        super().__init__(address, _Handler)
+        self.address_family = AF_INET6 if ":" in place[0] else AF_INET
+        super().__init__(place, _Handler)
+
+    def standing(self) -> Standing:
+        """How things stand now, with all that can be asked for; queue.Empty if that cannot be learned in time."""
+        answers: queue.SimpleQueue[Standing] = queue.SimpleQueue()
+        self._link.ask({node.asks for node in self.nodes.values()}, answers.put)
+        return answers.get(timeout=LONGEST_REQUEST_SECONDS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):
@@ -77,7 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        status, answer = respond(self.server.osc, unquote(parts.path), parts.query)
+        server = self.server
+        try:
+            status, answer = respond(server.nodes, server.standing(), server.place, unquote(parts.path), parts.query)
+        except queue.Empty:
+            status, answer = 503, None
         body = b"" if answer is None else json.dumps(answer, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -89,10 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed between the lines of a performance."""
 
 
-def respond(osc: OscServer, path: str, query: str) -> tuple[int, dict[str, Any] | None]:
+def respond(
+    nodes: Mapping[str, Node], standing: Standing, place: Peer, path: str, query: str
+) -> tuple[int, dict[str, Any] | None]:
     """HTTP status and JSON for a request: 404 for an unknown path, 400 and 204 for attributes unknown or not there."""
     if query == "HOST_INFO":
-        host, port = osc.address
+        host, port = place
         access = {name: name in ATTRIBUTES for name in (*ATTRIBUTES, "LISTEN", "CLIPMODE", "TAGS")}
         return 200, {
             "NAME": "plugin_bridge",
@@ -101,7 +106,7 @@ def respond(osc: OscServer, path: str, query: str) -> tuple[int, dict[str, Any] 
             "OSC_TRANSPORT": "UDP",
             "EXTENSIONS": {name: there for name, there in access.items() if name not in ("FULL_PATH", "CONTENTS", "TYPE")},
         }
-    tree = _tree(osc)
+    tree = _tree(nodes, standing)
     for name in path.strip("/").split("/") if path.strip("/") else []:
         tree = tree.get("CONTENTS", {}).get(name)
         if tree is None:
@@ -113,27 +118,27 @@ def respond(osc: OscServer, path: str, query: str) -> tuple[int, dict[str, Any] 
     return (200, {query: tree[query]}) if query in tree else (204, None)
 
 
-def _tree(osc: OscServer) -> dict[str, Any]:
+def _tree(nodes: Mapping[str, Node], standing: Standing) -> dict[str, Any]:
     root: dict[str, Any] = {"FULL_PATH": "/", "ACCESS": 0, "CONTENTS": {}}
-    for node in osc.nodes.values():
+    for node in nodes.values():
         here = root
         for name in node.address.strip("/").split("/"):
             full = f"{here['FULL_PATH'].rstrip('/')}/{name}"
             here = here.setdefault("CONTENTS", {}).setdefault(name, {"FULL_PATH": full, "ACCESS": 0})
-        here |= _attributes(node)
+        here |= _attributes(node, standing)
     return root
 
 
-def _attributes(node: Node) -> dict[str, Any]:
+def _attributes(node: Node, standing: Standing) -> dict[str, Any]:
     found: dict[str, Any] = {
         "DESCRIPTION": node.description,
         "ACCESS": (1 if node.read else 0) + (2 if node.write else 0),
     }
     if node.read is not None:
         try:
-            value = [_plain(argument) for argument in node.read()]
-        except ValueError:
-            value = []  # a status without audio
+            value = [_plain(argument) for argument in node.read(standing)]
+        except RefusedError:  # a status without audio
+            value = []
         found["VALUE"] = value
         found["TYPE"] = node.types or "".join(_type(argument) for argument in value)
     elif node.types:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from plugin_bridge.companion import is_loopback
 from plugin_bridge.control import ControlSurface, Status
 from plugin_bridge.converter import Voice, VoiceConverter
 from plugin_bridge.live import Device, LiveError, LiveHost, Opened, find_device, load_sounddevice
 from plugin_bridge.midi_control import MidiControl
 from plugin_bridge.midi_map import parse_lesson
-from plugin_bridge.midi_osc import midi_nodes
 from plugin_bridge.osc import OscServer
-from plugin_bridge.oscquery import OscQueryServer
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, find_preset
 from plugin_bridge.signal_path import SignalPath
@@ -122,15 +121,13 @@ class Performance:
                     self.midi.learn(address, *arguments)
             if osc is not None:
                 try:
-                    self.server = OscServer(self.surface, *osc, more=[] if self.midi is None else midi_nodes(self.midi))
+                    self.server = OscServer(self.surface, *osc, midi=self.midi, tell=tell)
                 except OSError as error:
-                    raise OSError(f"OSC cannot listen on {osc[0]} port {osc[1]}: {error.strerror or error}") from None
+                    raise OSError(f"OSC cannot listen on {osc[0]} port {osc[1]}: {error}") from None
                 stack.callback(self.server.close)
-                try:
-                    stack.callback(OscQueryServer(self.server).close)
-                except OSError as error:
-                    reason = error.strerror or error
-                    tell(f"there is no OSCQuery: TCP port {self.server.address[1]} cannot be listened on ({reason})")
+                if self.server.query_problem:
+                    port, reason = self.server.address[1], self.server.query_problem
+                    tell(f"there is no OSCQuery: TCP port {port} cannot be listened on ({reason})")
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -144,7 +141,7 @@ class Performance:
             self._tell(f"MIDI from {self.midi.port or 'a port that is not there yet'}{_lesson(self.midi.learning)}")
         if self.server is not None:
             host, port = self.server.address
-            open_to = "this computer alone (--osc-host opens it)" if host.startswith("127.") else "everybody in its network"
+            open_to = "this computer alone (--osc-host opens it)" if is_loopback(host) else "everybody in its network"
             self._tell(f"OSC on {host} port {port}, open to {open_to}")
         if self.page is not None:
             open_to = "whoever has this address" if self.page.token else "this computer alone (--web-host opens it)"

@@ -246,12 +246,17 @@ def save_preset(name: str, preset: Preset) -> Path:
     FileError
         If it cannot be written.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise PresetError(f"a preset's name must be 1 to 32 of a-z, 0-9, - and _, got {name[:80]!r}")
-    path = user_folder() / f"{name}{SUFFIX}"
+    path = user_folder() / f"{checked_name(name)}{SUFFIX}"
     with replacing(path) as file:
         file.write(preset.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
     return path
+
+
+def checked_name(name: str) -> str:
+    """`name`, if a preset may be saved under it; else PresetError."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise PresetError(f"a preset's name must be 1 to 32 of a-z, 0-9, - and _, got {name[:80]!r}")
+    return name
 
 
 def user_folder() -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import threading
 from collections.abc import Coroutine
@@ -22,11 +21,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from plugin_bridge.companion import stand_back
 from plugin_bridge.web.guard import Guard, security_headers
 from plugin_bridge.web.hub import Hub
 from plugin_bridge.web.messages import LONGEST_MESSAGE, parameter_table
 
-NICENESS = 5  # the audio first
 MOST_CONNECTIONS = 64  # a browser opens some six
 LONGEST_REQUEST_SECONDS = 10.0  # until it is there
 MOST_HEADER_BYTES = 16_384
@@ -80,9 +79,7 @@ def run(connection: Connection, place: tuple[str, int, bool], token: str, sample
     `place` is host, port and whether that is this computer alone. The first message back is the port, or why there is none.
     """
     host, port, loopback = place
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the performance, which ends this
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    stand_back()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

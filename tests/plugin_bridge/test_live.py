@@ -31,7 +31,8 @@ from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.demo import demo_phrase
 from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Opened, Overload, find_device
-from plugin_bridge.osc import OscServer, encode
+from plugin_bridge.osc import OscServer
+from plugin_bridge.osc_packets import encode
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder

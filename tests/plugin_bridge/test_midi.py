@@ -21,8 +21,8 @@ from plugin_bridge.control import ControlSurface
 from plugin_bridge.midi import Message, MidiPort, decode
 from plugin_bridge.midi_control import MidiControl
 from plugin_bridge.midi_map import ADDRESSES, MidiError, make_binding, parse_lesson, read_map
-from plugin_bridge.midi_osc import midi_nodes
-from plugin_bridge.osc import OscServer, encode
+from plugin_bridge.osc import OscServer
+from plugin_bridge.osc_packets import encode
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.signal_path import SignalPath
 
@@ -258,7 +258,7 @@ def test_a_sequencer_of_other_people_plays_voices(desk: Desk, jack_here: None) -
 @needs_jack
 @needs_rtmidi
 def test_it_is_taught_over_osc_and_refuses_what_cannot_be(desk: Desk) -> None:
-    server = OscServer(desk.surface, more=midi_nodes(desk.midi))
+    server = OscServer(desk.surface, midi=desk.midi)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("127.0.0.1", 0))
         client.settimeout(20)

@@ -23,8 +23,9 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 import presets as presets_folder
 from plugin_bridge import VoiceConverter
 from plugin_bridge.control import ControlSurface
-from plugin_bridge.osc import MalformedPacketError, Message, OscServer, decode
-from plugin_bridge.oscquery import OscQueryServer
+from plugin_bridge.osc import OscServer, standing_of
+from plugin_bridge.osc_nodes import NODES
+from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import presets
 from plugin_bridge.signal_path import SignalPath
@@ -194,7 +195,7 @@ def test_what_is_refused_is_told_and_changes_nothing(quiet_stage: Stage, message
 
 
 def test_every_address_of_the_table_answers_and_lists(stage: Stage) -> None:
-    for address, node in stage.server.nodes.items():
+    for address, node in NODES.items():
         if node.read is not None and address != "/vc/status":
             assert stage.ask(address)[0] == address
     assert stage.ask("/vc/voice/list")[1:3] == ("accumulator", "bank_a")
@@ -446,51 +447,47 @@ def test_liblo_tools_steer_it_and_hear_it(stage: Stage) -> None:
 
 
 def test_a_controller_builds_itself_from_the_tree_over_http(stage: Stage) -> None:
-    query = OscQueryServer(stage.server)
-    try:
 
-        def get(path: str) -> tuple[int, dict[str, Any]]:
-            connection = HTTPConnection("127.0.0.1", query.port, timeout=20)
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            connection.close()
-            return response.status, json.loads(body) if body else {}
+    def get(path: str) -> tuple[int, dict[str, Any]]:
+        connection = HTTPConnection("127.0.0.1", stage.server.address[1], timeout=20)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        return response.status, json.loads(body) if body else {}
 
-        assert query.port == stage.server.address[1]
-        stage.send(packet("/vc/pitch", -3.5))
-        stage.sync()
-        status, pitch = get("/vc/pitch")
-        assert status == 200
-        assert pitch["FULL_PATH"] == "/vc/pitch"
-        assert (pitch["TYPE"], pitch["ACCESS"], pitch["VALUE"]) == ("f", 3, [-3.5])
-        assert pitch["RANGE"] == [{"MIN": -24, "MAX": 24}]
-        assert pitch["UNIT"] == ["semitones"]
-        assert pitch["CONTENTS"]["n"]["VALUE"] == [pytest.approx((-3.5 + 24) / 48)]
+    assert stage.server.query_problem == ""
+    stage.send(packet("/vc/pitch", -3.5))
+    stage.sync()
+    status, pitch = get("/vc/pitch")
+    assert status == 200
+    assert pitch["FULL_PATH"] == "/vc/pitch"
+    assert (pitch["TYPE"], pitch["ACCESS"], pitch["VALUE"]) == ("f", 3, [-3.5])
+    assert pitch["RANGE"] == [{"MIN": -24, "MAX": 24}]
+    assert pitch["UNIT"] == ["semitones"]
+    assert pitch["CONTENTS"]["n"]["VALUE"] == [pytest.approx((-3.5 + 24) / 48)]
 
-        tree = get("/")[1]
-        listed = set()
-        waiting = [tree]
-        while waiting:
-            node = waiting.pop()
-            if node["ACCESS"]:
-                listed.add(node["FULL_PATH"])
-            waiting += node.get("CONTENTS", {}).values()
-        assert listed == set(stage.server.nodes)
-        vc = tree["CONTENTS"]["vc"]["CONTENTS"]
-        assert vc["voice"]["RANGE"][0]["VALS"][:2] == ["accumulator", "bank_a"]
-        assert (vc["panic"]["ACCESS"], vc["bypass"]["TYPE"], vc["bypass"]["RANGE"]) == (2, "i", [{"MIN": 0, "MAX": 1}])
-        assert get("/?HOST_INFO")[1]["OSC_PORT"] == stage.server.address[1]
-        assert get("/vc/mix?VALUE") == (200, {"VALUE": [1.0]})
-        assert get("/vc/panic?VALUE")[0] == 204
-        assert get("/vc/mix?COLOUR")[0] == 400
-        assert get("/vc/volume")[0] == 404
-        for line in (b"", b"POST /vc/mix HTTP/1.0\r\n\r\n", b"\xff" * 70_000, b"GET /\r\n"):
-            with socket.create_connection(("127.0.0.1", query.port)) as client, suppress(OSError):
-                client.sendall(line)
-        assert get("/vc/mix?VALUE")[0] == 200
-    finally:
-        query.close()
+    tree = get("/")[1]
+    listed = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if node["ACCESS"]:
+            listed.add(node["FULL_PATH"])
+        waiting += node.get("CONTENTS", {}).values()
+    assert listed == set(NODES)
+    vc = tree["CONTENTS"]["vc"]["CONTENTS"]
+    assert vc["voice"]["RANGE"][0]["VALS"][:2] == ["accumulator", "bank_a"]
+    assert (vc["panic"]["ACCESS"], vc["bypass"]["TYPE"], vc["bypass"]["RANGE"]) == (2, "i", [{"MIN": 0, "MAX": 1}])
+    assert get("/?HOST_INFO")[1]["OSC_PORT"] == stage.server.address[1]
+    assert get("/vc/mix?VALUE") == (200, {"VALUE": [1.0]})
+    assert get("/vc/panic?VALUE")[0] == 204
+    assert get("/vc/mix?COLOUR")[0] == 400
+    assert get("/vc/volume")[0] == 404
+    for line in (b"", b"POST /vc/mix HTTP/1.0\r\n\r\n", b"\xff" * 70_000, b"GET /\r\n"):
+        with socket.create_connection(("127.0.0.1", stage.server.address[1])) as client, suppress(OSError):
+            client.sendall(line)
+    assert get("/vc/mix?VALUE")[0] == 200
 
 
 def test_the_layout_for_open_stage_control_fits_the_address_space(stage: Stage) -> None:
@@ -504,10 +501,10 @@ def test_the_layout_for_open_stage_control_fits_the_address_space(stage: Stage) 
     for parameter in PARAMETERS.values():
         assert parameter.osc in widgets
     for address, widget in widgets.items():
-        node = stage.server.nodes[address]
+        node = NODES[address]
         if "range" in widget:
             assert (widget["range"]["min"], widget["range"]["max"]) == (node.minimum, node.maximum)
-            assert widget["default"] == stage.server.nodes[address].read()[0]  # type: ignore[misc]
+            assert widget["default"] == NODES[address].read(standing_of(stage.surface))[0]  # type: ignore[misc]
         if address == "/vc/voice":
             assert widget["values"] == ["pjs", "kerstin", "alys"]
         elif address == "/vc/preset/load":
