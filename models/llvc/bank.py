@@ -16,6 +16,7 @@ from models.llvc.encoder_loss import load_encoder
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.network import VARIANTS, Generator
 from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs
+from models.llvc.start import pass_on
 from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.schema import NAME_PATTERN, first_problem
@@ -65,7 +66,7 @@ def train_voice(
     discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     hears = None if encoder is None else load_encoder(encoder, network.sample_rate)
-    trainer = Trainer(Generator(network), discriminators, config, device, hears)
+    trainer = Trainer(pass_on(Generator(network)), discriminators, config, device, hears)
     report_every = max(1, min(1_000, steps // 20))
     generator = fit(trainer, training, validation, work, steps, progress, report_every=report_every, stop_at=stop_at)
     about = {"name": name, "display_name": name, "kind": f"{variant}, taught by {card.name}", "quality": {}}

@@ -1,4 +1,4 @@
-"""How fast the streaming graphs are beside the plain network, on one thread and with the same weights.
+"""How fast the streaming graphs are beside the authors' way to stream, on one thread and with the same weights.
 
     python -m models.llvc.bench [--variants llvc llvc-48k] [--chunk-factors 1 2] [--seconds 10] [--checkpoint G.pth config.json]
 
@@ -26,6 +26,7 @@ from models.llvc.checkpoint import load_generator, read_config
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.losses import MelLoss
 from models.llvc.network import VARIANTS, Generator
+from models.llvc.reference import ReferenceStream
 from models.stream import StreamModel
 
 Step = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -71,17 +72,10 @@ class Figures:
     mel_db: float
 
 
-def plain(generator: Generator) -> Step:
-    """The network's own streaming loop."""
-    state = generator.stream_state(1)
-
-    @torch.inference_mode()
-    def step(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        nonlocal state
-        made, state = generator.step(torch.from_numpy(chunk)[None, None], state)
-        return made[0, 0].numpy()
-
-    return step
+def reference(generator: Generator) -> Step:
+    """The authors' streaming loop."""
+    stream = ReferenceStream(generator)
+    return lambda chunk: stream.step(torch.from_numpy(chunk)).numpy()
 
 
 def exported(generator: Generator, options: ExportOptions) -> Step:
@@ -120,11 +114,11 @@ def mel_distance_db(made: NDArray[np.float32], wanted: NDArray[np.float32], samp
 
 
 def measure(generator: Generator, chunk_factor: int, audio: NDArray[np.float32]) -> list[Figures]:
-    """The network, its float32 graph and its int8 graph, over `audio` [n]: some turns first warm up."""
+    """The reference in torch, the float32 graph and the int8 graph, over `audio` [n]: some turns first warm up."""
     torch.set_num_threads(1)
     config = generator.config
     engines = [
-        Engine("torch", plain(generator)),
+        Engine("torch", reference(generator)),
         Engine("float32", exported(generator, ExportOptions(chunk_factor))),
         Engine("int8", exported(generator, ExportOptions(chunk_factor, integer=True))),
     ]

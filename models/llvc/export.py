@@ -52,31 +52,32 @@ def grouped_order(width: int, narrow: int) -> Tensor:
 
 
 class Prenet(nn.Module):
-    """The gated blocks over past and fresh samples [1, 1, 2 * layers + samples] -> [1, 1, samples].
+    """The gated blocks on rows of samples, each with its past in front: [rows, past + stride] -> [rows, stride].
 
-    Each block's past is made again from the waveform's: cheaper than a dozen states, and the same, as zeros before the start
-    are what a stream has heard there.
+    A row's past is made again from the waveform's: cheaper than a dozen states, and the same, as zeros before the start are
+    what a stream has heard there. A kernel is a band matrix: products of small matrices, and nothing to cut to length.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, past: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList()
-        weights = dict(generator.convnet_pre.named_parameters())
-        # The third channel is the sample itself, so that none of the three has to be cut to length.
-        same = torch.tensor([[[0.0, 0.0, 1.0]]])
-        for k in range(len(generator.convnet_pre.down_convs)):
-            both = [f"down_convs.{k}.filter", f"down_convs.{k}.gate"]
-            convolution = nn.Conv1d(1, 3, 3)
-            convolution.weight = constant(torch.cat([*(weights[f"{name}.weight"] for name in both), same]))
-            convolution.bias = constant(torch.cat([*(weights[f"{name}.bias"] for name in both), torch.zeros(1)]))
-            self.convolutions.append(convolution)
+        self.past = past
+        width = past + generator.config.stride
+        weights = {name: value.detach() for name, value in generator.convnet_pre.named_parameters()}
+
+        def band(name: str) -> nn.Linear:
+            taps, bias = weights[f"{name}.weight"][0, 0], weights[f"{name}.bias"]
+            matrix = sum(torch.diag(tap.expand(width - back), -back) for back, tap in enumerate(taps.flip(0)))
+            return linear(cast("Tensor", matrix), bias.expand(width))
+
+        blocks = range(generator.config.prenet_layers)
+        self.filters = nn.ModuleList(band(f"down_convs.{k}.filter") for k in blocks)
+        self.gates = nn.ModuleList(band(f"down_convs.{k}.gate") for k in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        for convolution in self.convolutions:
-            filtered, gate, same = convolution(y).split(1, 1)
-            y = same + torch.tanh(filtered) * torch.sigmoid(gate)
-        return x[..., 2 * len(self.convolutions) :] + y
+        for filtered, gate in zip(self.filters, self.gates, strict=True):
+            y = y + torch.tanh(filtered(y)) * torch.sigmoid(gate(y))
+        return (x + y)[:, self.past :]
 
 
 class Layer(nn.Module):
@@ -98,31 +99,69 @@ class Layer(nn.Module):
         return x + torch.relu(self.last_norm(self.pointwise(h)))
 
 
-class Attention(nn.Module):
-    """Attention of whole chunks to their windows, keys and values of the context cached without bias and position."""
+def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Of each head in each chunk, [heads * chunks, frames, head] -> [all frames, width]. The queries are scaled already."""
+    attended = torch.softmax(queries @ keys.transpose(1, 2), -1) @ values
+    return attended.reshape(HEADS, -1, attended.shape[2]).transpose(0, 1).flatten(1)
 
-    def __init__(self, attention: nn.MultiheadAttention, positions: Tensor, chunk: int, chunks: int) -> None:
+
+class Decoder(nn.Module):
+    """The transformer layer, its context kept as keys and values without bias and position.
+
+    What is constant goes where it costs nothing: scales and biases of the queries into their product, positions and the biases
+    that a normalisation's input lacks into the sum before it.
+    """
+
+    def __init__(self, generator: Generator, chunks: int) -> None:
         super().__init__()
-        width = positions.shape[1]
-        self.head = width // HEADS
-        self.windows = torch.arange(chunks)[:, None] * chunk + torch.arange(len(positions))
-        # The scores' scale goes into the queries.
-        query, keys_values = attention.in_proj_weight.split([width, 2 * width])
-        query_bias, keys_values_bias = attention.in_proj_bias.split([width, 2 * width])
-        self.query, self.query_bias = query * self.head**-0.5, query_bias * self.head**-0.5
-        self.keys_values = keys_values
-        self.places = constant(positions @ keys_values.t() + keys_values_bias)
-        self.out = attention.out_proj
+        config, decoder = generator.config, cast("DecoderLayer", generator.mask_gen.decoder.tf_dec_layers[0])
+        width, self.chunks, self.context = config.decoder_width, chunks, config.context
+        weights = {name: value.detach() for name, value in decoder.named_parameters()}
+        positions = generator.mask_gen.decoder.pos_enc.pe[0, : config.context + config.chunk]
+        now = positions[-config.chunk :]
+        scale = (width // HEADS) ** -0.5
+        query, own = weights["self_attn.in_proj_weight"].split([width, 2 * width])
+        query_bias, own_bias = weights["self_attn.in_proj_bias"].split([width, 2 * width])
+        self.own = constant(torch.cat([scale * query, own]).t())
+        self.own_places = constant(pad(scale * (now @ query.t() + query_bias), (0, 2 * width)).repeat(chunks, 1))
+        query, cross = weights["multihead_attn.in_proj_weight"].split([width, 2 * width])
+        cross_query_bias, cross_bias = weights["multihead_attn.in_proj_bias"].split([width, 2 * width])
+        self.cross = constant(cross.t())
+        # Keys and values of both, heads first: what they owe to the place in the window and the biases.
+        places = torch.cat([positions @ own.t() + own_bias, positions @ cross.t() + cross_bias], 1)
+        self.places = constant(places.reshape(len(positions), 4 * HEADS, -1).transpose(0, 1).repeat_interleave(chunks, 0))
+        self.windows = torch.arange(chunks)[:, None] * config.chunk + torch.arange(len(positions))
 
-    def forward(self, queries: Tensor, fresh: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """(queries [n, width], keys and values [n, 2 * width], past [context, 2 * width]) -> attended [n, width], next past."""
-        heard = torch.cat([past, fresh])
-        chunks, window = self.windows.shape
-        windows = heard[self.windows] + self.places
-        keys, values = windows.reshape(chunks, window, 2 * HEADS, self.head).transpose(1, 2).split(HEADS, 1)
-        queries = queries.reshape(chunks, -1, HEADS, self.head).transpose(1, 2)
-        attended = torch.softmax(queries @ keys.transpose(2, 3), -1) @ values
-        return self.out(attended.transpose(1, 2).reshape(len(fresh), -1)), heard[-len(past) :]
+        # A product adds what is to be normalised; the bias that it lacks is in there already, and is taken out of what else
+        # hears that.
+        self.own_out = constant(weights["self_attn.out_proj.weight"].t())
+        self.residual = constant((now + weights["self_attn.out_proj.bias"]).repeat(chunks, 1))
+        self.cross_out = constant(weights["multihead_attn.out_proj.weight"].t())
+        bias = weights["multihead_attn.out_proj.bias"]
+        self.norm1 = norm(weights["norm1.weight"], weights["norm1.bias"] + bias)
+        self.cross_query = linear(scale * query, scale * (cross_query_bias - query @ bias))
+        bias = weights["linear2.bias"]
+        self.norm2 = norm(weights["norm2.weight"], weights["norm2.bias"] + bias)
+        self.linear1 = linear(weights["linear1.weight"], weights["linear1.bias"] - weights["linear1.weight"] @ bias)
+        self.linear2 = constant(weights["linear2.weight"].t())
+
+    def forward(self, memory: Tensor, target: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """(memory, target [n, width], past [4 * heads, context, head]) -> what `norm3` normalises [n, width], next past."""
+        entered = torch.cat([torch.addmm(self.own_places, target, self.own), memory @ self.cross], 1)
+        heads = entered.reshape(len(target), 5 * HEADS, -1).transpose(0, 1)
+        queries, fresh = heads.split([HEADS, 4 * HEADS])
+        heard = torch.cat([past, fresh], 1)
+        windows = heard[:, self.windows].flatten(0, 1) if self.chunks > 1 else heard
+        own_keys, own_values, keys, values = (windows + self.places).split(HEADS * self.chunks)
+        attended = attention(self._by_chunks(queries), own_keys, own_values)
+        x = self.norm1(torch.addmm(target + self.residual, attended, self.own_out))
+        queries = self.cross_query(x).reshape(len(target), HEADS, -1).transpose(0, 1)
+        attended = attention(self._by_chunks(queries), keys, values)
+        x = self.norm2(torch.addmm(x, attended, self.cross_out))
+        return torch.addmm(x, torch.relu(self.linear1(x)), self.linear2), heard[:, -self.context :]
+
+    def _by_chunks(self, queries: Tensor) -> Tensor:
+        return queries.reshape(HEADS * self.chunks, -1, queries.shape[2]) if self.chunks > 1 else queries
 
 
 class StepGraph(nn.Module):
@@ -136,10 +175,12 @@ class StepGraph(nn.Module):
         self.samples = self.frames * config.stride
         weights = {name: value.detach() for name, value in generator.state_dict().items()}
         order = grouped_order(config.width, config.decoder_width)
-        self.prenet = Prenet(generator) if config.prenet_layers else None
-        self.silence = constant(generator.stream_state(1).samples[0])
-        start = torch.arange(self.frames)[:, None] * config.stride
-        self.seen = start + torch.arange(3 * config.stride)
+        # Strides, as rows: those that the prenet hears before its own, and those that a frame spans.
+        before = math.ceil(2 * config.prenet_layers / config.stride)
+        self.before = torch.arange(self.frames)[:, None] + torch.arange(before + 1)
+        self.seen = torch.arange(self.frames)[:, None] + torch.arange(3)
+        self.prenet = Prenet(generator, before * config.stride) if config.prenet_layers else None
+        self.silence = constant(generator.stream_state(1).samples[0].reshape(2, -1))
         self.enter = linear(weights["in_conv.0.weight"][order, 0])
 
         encoder = cast("Iterable[EncoderLayer]", generator.mask_gen.encoder.dcc_layers.values())
@@ -159,19 +200,21 @@ class StepGraph(nn.Module):
         self.to_memory = [constant(row) for row in weights["mask_gen.proj_e2d_e.0.weight"][:, :, 0].t()]
         self.memory_bias = constant(weights["mask_gen.proj_e2d_e.0.bias"])
         self.target_bias = constant(weights["mask_gen.proj_e2d_l.0.bias"])
-        self.to_mask = constant(weights["mask_gen.proj_d2e.0.weight"][order, 0, 0].reshape(-1, narrow))
-        self.mask_bias = constant(weights["mask_gen.proj_d2e.0.bias"][order].reshape(-1, narrow))
 
-        self.decoder = cast("DecoderLayer", generator.mask_gen.decoder.tf_dec_layers[0])
-        positions = weights["mask_gen.decoder.pos_enc.pe"][0, : config.context + config.chunk]
-        self.places = constant(positions[-config.chunk :])
-        self.own = Attention(self.decoder.self_attn, positions, config.chunk, chunk_factor)
-        self.cross = Attention(self.decoder.multihead_attn, positions, config.chunk, chunk_factor)
-        self.own_enter = linear(torch.cat([self.own.query, self.own.keys_values]))
-        self.own_places = constant(self.places @ self.own.query.t() + self.own.query_bias)
-        self.cross_query = linear(self.cross.query, self.cross.query_bias)
-        self.cross_enter = linear(self.cross.keys_values)
+        self.decoder = Decoder(generator, chunk_factor)
+        # The decoder's last normalisation and each narrow channel's way to its wide ones, in one: repeated numbers have the
+        # same mean and variance.
+        decoder = "mask_gen.decoder.tf_dec_layers.0.norm3"
+        repeats = config.width // narrow
+        to_mask = weights["mask_gen.proj_d2e.0.weight"][order, 0, 0]
+        gain, bias = (weights[f"{decoder}.{name}"].repeat(repeats) * to_mask for name in ("weight", "bias"))
+        self.mask_norm = norm(gain, bias + weights["mask_gen.proj_d2e.0.bias"][order])
+
         self.leave = linear(weights["out_conv.0.weight"][order, 0].t())
+        # Overlap-add: a frame's strides, and before them the tail, to where they sound.
+        taps = config.output_context + 1
+        place = torch.cat([torch.arange(taps - 1), (torch.arange(self.frames)[:, None] + torch.arange(taps)).flatten()])
+        self.overlap = constant((torch.arange(self.frames + taps - 1)[:, None] == place).float())
 
     def _lay_out_ring(self) -> None:
         """Tables to find the far layers' rows, all in one buffer: frame t of a layer lies at t modulo 2 * dilation in its part.
@@ -184,22 +227,27 @@ class StepGraph(nn.Module):
         starts = (2 * (dilations.cumsum(0) - dilations)).expand_as(t)
         self.ring_rows = int(2 * dilations.sum())
         self.ring_period = int(2 * dilations.max())
-        self.row_frame = torch.stack([t, t + dilations]).flatten()  # 2 * dilation frames ago is where this frame will be
-        self.row_modulus = lengths.repeat(2, 1).flatten()
-        self.row_start = starts.repeat(2, 1).flatten()
+        self.row_frame = torch.stack([t, t + dilations])  # 2 * dilation frames ago is where this frame will be
+        self.row_modulus = torch.stack([lengths, lengths])
+        self.row_start = torch.stack([starts, starts])
         self.far_oldest = constant(torch.stack([layer.oldest for layer in self.far])[:, None])
         self.far_middle = constant(torch.stack([layer.middle for layer in self.far])[:, None])
         self.far_bias = constant(torch.stack([layer.bias for layer in self.far])[:, None])
 
+    @property
+    def in_place(self) -> list[str]:
+        """Inputs that a step may write over. A ring of one layer alone could be written before it is read."""
+        return ["state_ring"] if len(self.far) > 1 else []
+
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the states, without the prefix `state_`."""
         config = self.config
-        shapes: dict[str, tuple[int, ...]] = {"audio": (1, 2 * config.prenet_layers)} if self.prenet else {}
+        stride, narrow = config.stride, config.decoder_width
+        shapes: dict[str, tuple[int, ...]] = {"audio": (self.before.shape[1] - 1, stride)} if self.prenet else {}
         shapes |= {
-            "samples": (1, 2 * config.stride),
-            "keys": (config.context, 2 * config.decoder_width),
-            "memory_keys": (config.context, 2 * config.decoder_width),
-            "tail": (1, config.output_context * config.stride),
+            "samples": (2, stride),
+            "keys": (4 * HEADS, config.context, narrow // HEADS),
+            "tail": (config.output_context, stride),
         }
         shapes |= {f"layer_{layer.dilation}": (2 * layer.dilation, config.width) for layer in self.near}
         if self.far:
@@ -212,65 +260,50 @@ class StepGraph(nn.Module):
     def forward(self, audio: Tensor, voice: Tensor, *states: Tensor) -> Any:
         state = dict(zip(self.state_shapes(), states, strict=True))
         stride, width, narrow = self.config.stride, self.config.width, self.config.decoder_width
-        heard = audio
+        rows = audio.reshape(self.frames, stride)
         if self.prenet:
-            history = torch.cat([state["audio"], audio], 1)
-            state["audio"] = history[:, -2 * self.config.prenet_layers :]
-            heard = self.prenet(history[None])[0]
-        heard = torch.cat([state["samples"] + self.silence, heard], 1)
-        state["samples"] = heard[:, -2 * stride :] - self.silence
-        frames = torch.relu(self.enter(heard[0][self.seen]))
+            history = torch.cat([state["audio"], rows])
+            state["audio"] = history[self.frames :]
+            rows = self.prenet(history[self.before].flatten(1))
+            heard = torch.cat([state["samples"] + self.silence, rows])
+            state["samples"] = heard[self.frames :] - self.silence
+        else:
+            heard = torch.cat([state["samples"], rows])
+            state["samples"] = heard[self.frames :]
+        frames = torch.relu(self.enter(heard[self.seen].flatten(1)))
 
         x = self._encode(frames, state)
         label, *to_target = (voice @ self.labels).split([width, *([narrow] * (width // narrow))], 1)
         memory, target = self.memory_bias, self.target_bias
         for part, memory_weight, target_weight in zip(x.split(narrow, 1), self.to_memory, to_target, strict=True):
             memory, target = memory + part * memory_weight, target + part * target_weight
-        decoded = self._decode(torch.relu(memory), torch.relu(target), state)
-        mask = x * label + torch.relu(decoded[:, None] * self.to_mask + self.mask_bias).flatten(1)
+        decoded, state["keys"] = self.decoder(torch.relu(memory), torch.relu(target), state["keys"])
+        mask = x * label + torch.relu(self.mask_norm(decoded.repeat(1, width // narrow)))
 
-        # Overlap-add: rows, each a stride longer than the sum, laid end to end and cut at the sum's length, step by a stride.
-        rows = self.leave(frames * mask)
-        length = (self.frames + self.config.output_context) * stride
-        rows = pad(rows, (0, length + stride - rows.shape[1])).reshape(1, -1)[:, : self.frames * length]
-        added = rows.reshape(self.frames, length).sum(0, keepdim=True) + pad(state["tail"], (0, self.samples))
-        state["tail"] = added[:, self.samples :]
-        return torch.tanh(added[:, : self.samples]), *state.values()
+        rows = torch.cat([state["tail"], self.leave(frames * mask).reshape(-1, stride)])
+        made, state["tail"] = (self.overlap @ rows).split([self.frames, self.config.output_context])
+        return torch.tanh(made.reshape(1, -1)), *state.values()
 
     def _encode(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
         for layer in self.near:
-            name, far = f"layer_{layer.dilation}", layer.dilation
-            heard = torch.cat([state[name], x])
+            name = f"layer_{layer.dilation}"
+            heard, far = torch.cat([state[name], x]), layer.dilation
             oldest, state[name] = heard.split([self.frames, 2 * far])
-            owed = oldest * layer.oldest + (heard[far : far + self.frames] * layer.middle + layer.bias)
-            x = layer(x, owed)
+            x = layer(x, oldest * layer.oldest + (heard[far : far + self.frames] * layer.middle + layer.bias))
         if not self.far:
             return x
         ring, frame = state["ring"], state["frame"].long()
         rows = (frame + self.row_frame) % self.row_modulus + self.row_start
-        oldest, middle = rows.chunk(2)
-        shape = (len(self.far), self.frames, ring.shape[1])
-        owed = ring[oldest].reshape(shape) * self.far_oldest + (ring[middle].reshape(shape) * self.far_middle + self.far_bias)
+        oldest, middle = rows.unbind(0)
+        owed = ring[oldest] * self.far_oldest + (ring[middle] * self.far_middle + self.far_bias)
         entered = []
         for layer, past in zip(self.far, owed.flatten(0, 1).split(self.frames), strict=True):
             entered.append(x)
             x = layer(x, past)
         # The oldest rows are the ones that no later step hears.
-        state["ring"] = ring.index_put((oldest,), torch.cat(entered))
+        state["ring"] = ring.index_put((oldest.flatten(),), torch.cat(entered))
         state["frame"] = ((frame + self.frames) % self.ring_period).float()
         return x
-
-    def _decode(self, memory: Tensor, target: Tensor, state: dict[str, Tensor]) -> Tensor:
-        width, decoder = target.shape[1], self.decoder
-        shape = (-1, self.config.chunk, width)
-        queries, fresh = self.own_enter(target).split([width, 2 * width], 1)
-        queries = (queries.reshape(shape) + self.own_places).reshape(-1, width)
-        x = (target.reshape(shape) + self.places).reshape(-1, width)
-        attended, state["keys"] = self.own(queries, fresh, state["keys"])
-        x = decoder.norm1(x + attended)
-        attended, state["memory_keys"] = self.cross(self.cross_query(x), self.cross_enter(memory), state["memory_keys"])
-        x = decoder.norm2(x + attended)
-        return decoder.norm3(x + decoder.linear2(torch.relu(decoder.linear1(x))))  # type: ignore[no-any-return]
 
 
 def norm(weight: Tensor, bias: Tensor) -> nn.LayerNorm:
@@ -327,6 +360,7 @@ def export_stream(generator: Generator, voices: list[str], options: ExportOption
         "receptive_field": config.receptive_field,
         "voices": voices,
         "controls": ["voice"],
+        "in_place": graph.in_place,
     }
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})

@@ -24,7 +24,9 @@ ANALYSIS_BINS = 171  # up to 8 kHz
 BANDS = 64
 LOW_HZ = 60.0
 TOP_HZ = 7_600.0  # a 16 kHz recording ends at 8 kHz; its anti-aliasing filter bends the last 400 Hz
-ENERGY_FLOOR = 1e-11  # per band; the sum lies near -92 dBFS: below, a recording holds only its own dither
+# Per band; the sum lies near -112 dBFS, under the dither of 16 bits (-98). Nearer to it, a take 18 dB quieter, whose empty bands
+# are its floor's and not its own, converts differently by dBs.
+ENERGY_FLOOR = 1e-13
 
 MEAN_SECONDS = 2.0  # memory of the running mean: long enough for a phrase, short enough for a change of microphone
 PRIOR_ENERGY = 1e-4  # about one chunk of quiet speech: the prior gives way within the first syllable
