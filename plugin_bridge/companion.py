@@ -19,7 +19,7 @@ RETRY_SECONDS = 1.0
 END_SECONDS = 2.0
 LONGEST_SAYING = 1 << 18  # bytes at once
 # Share of the time that what it says may keep Python busy here: the audio callback needs the interpreter too.
-BUSIEST = 0.1
+BUSIEST = 0.05
 NICENESS = 5  # the audio first
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TypeAlias
@@ -127,7 +128,9 @@ class Link:
                 self._changed.notify_all()
             commands = [[item.command for item in items] for items in packets]
             asks = sorted(set[str]().union(*(question.asks for question in questions)))
-            self._connection.send_bytes(json.dumps([self._counters(), commands, asks], ensure_ascii=False).encode())
+            said = json.dumps([self._counters(), commands, asks], ensure_ascii=False).encode()
+            with suppress(OSError):  # the other process ended: so will this one
+                self._connection.send_bytes(said)
             results, standing = self._answers.get()
             for items, result in zip(packets, results, strict=True):
                 self._done(items, result)

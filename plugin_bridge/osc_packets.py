@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pythonosc.parsing import osc_types
 MOST_DEPTH = 8  # of bundles in bundles
 MOST_MESSAGES = 128  # in one packet; all of 7 parameters in both forms are 14
 MOST_ARGUMENTS = 64
+GREATEST_FLOAT = 3.4e38  # of 32 bits
 
 Argument: TypeAlias = "float | int | str | bool | None"
 
@@ -114,5 +116,12 @@ def encode(address: str, arguments: Sequence[Argument]) -> bytes:
     """A message as a datagram; switches go as 0 and 1, which every controller understands."""
     builder = OscMessageBuilder(address)
     for value in arguments:
-        builder.add_arg(int(value) if isinstance(value, bool) else value)
+        builder.add_arg(int(value) if isinstance(value, bool) else value, _tag(value))
     return builder.build().dgram
+
+
+def _tag(value: Argument) -> str | None:
+    """The type of a number that does not fit into 32 bits."""
+    if isinstance(value, int):
+        return None if -(2**31) <= value < 2**31 else "h"
+    return "d" if isinstance(value, float) and GREATEST_FLOAT < abs(value) < math.inf else None

@@ -6,8 +6,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -25,10 +25,10 @@ MOST_SUBSCRIBERS = 32
 MOST_LISTENERS = 64  # senders whose echoes are under way
 LONGEST_TEXT = 200  # of an answer's reason
 
-# Share of the time that packets may keep a processor busy, and the seconds saved up before a pause: where there are few, the
-# audio needs them. What comes faster waits in the system's buffer, and is lost when that is full, as datagrams may be.
+# Share of the time that packets may keep a processor busy, and the seconds they may before a pause: the audio may need it.
+# What comes faster waits in the system's buffer, and is lost when that is full, as datagrams may be.
 BUSIEST = 0.25
-LONGEST_BURST_SECONDS = 0.001
+LONGEST_BURST_SECONDS = 0.005
 
 
 @dataclass
@@ -87,21 +87,28 @@ class PacketServer:
     # Packets in.
 
     def _receive(self) -> None:
-        busy = 0.0
+        debt, before = 0.0, time.monotonic()
         while True:
             try:
                 packet, peer = self._socket.recvfrom(65_535)
             except OSError:  # the last answer reached nobody
                 continue
             begun = time.thread_time()
-            try:
+            with self._survived():
                 self._take(packet, (str(peer[0]), int(peer[1])))
-            except Exception:  # nothing that anybody sends may end this thread
-                self._counters.failed += 1
-            busy += time.thread_time() - begun
-            if busy > LONGEST_BURST_SECONDS:
-                time.sleep(busy * (1 / BUSIEST - 1))
-                busy = 0.0
+            now = time.monotonic()
+            debt = max(0.0, debt - BUSIEST * (now - before)) + time.thread_time() - begun
+            before = now
+            if debt > LONGEST_BURST_SECONDS:
+                time.sleep(debt / BUSIEST)
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """Nothing that anybody sends may end a thread."""
+        try:
+            yield
+        except Exception:
+            self._counters.failed += 1
 
     def _take(self, packet: bytes, peer: Peer) -> None:
         self._counters.packets += 1
@@ -190,11 +197,13 @@ class PacketServer:
     def _answer(self, peer: Peer, node: Node, standing: Standing) -> None:
         assert node.read is not None, "only these can be asked"
         try:
-            self._reply(peer, node.address, node.read(standing))
+            arguments = node.read(standing)
         except RefusedError as error:
             self._refuse(peer, node.address, str(error))
         except Exception as error:  # as in `_take`
             self._fail(peer, node.address, error)
+        else:
+            self._reply(peer, node.address, arguments)
 
     def _synced(self, peer: Peer, number: int, standing: Standing) -> None:
         with self._wake:
@@ -208,7 +217,8 @@ class PacketServer:
     # Messages out.
 
     def _reply(self, peer: Peer, address: str, arguments: Sequence[Argument]) -> None:
-        with suppress(OSError):  # nobody there, or the network is full: as with every datagram
+        # An OSError: nobody is there, or the network is full, as with every datagram.
+        with self._survived(), suppress(OSError):
             self._socket.sendto(encode(address, arguments), peer)
 
     def _refuse(self, peer: Peer, address: str, reason: str) -> None:

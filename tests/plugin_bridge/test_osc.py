@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from companions import server_process
+from jack_server import wait_for
 from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 
@@ -24,6 +29,7 @@ import presets as presets_folder
 from plugin_bridge import VoiceConverter
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.osc import OscServer, standing_of
+from plugin_bridge.osc_link import PACE_SECONDS
 from plugin_bridge.osc_nodes import NODES
 from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.parameters import PARAMETERS
@@ -54,7 +60,8 @@ class Stage:
     def __init__(self) -> None:
         self.path = SignalPath(VoiceConverter("bank_a"), RATE, 256)
         self.surface = ControlSurface(self.path)
-        self.server = OscServer(self.surface)
+        self.told: list[str] = []
+        self.server = OscServer(self.surface, tell=self.told.append)
         self.socket = self.client()
         self.going = True
         self.thread = threading.Thread(target=self._play)
@@ -122,6 +129,14 @@ def quiet_stage() -> Iterator[Stage]:
     stage.close()
 
 
+@pytest.fixture(scope="module")
+def busy_stage() -> Iterator[Stage]:
+    """One for one change after the other."""
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
 @pytest.mark.parametrize(
     ("address", "value", "name", "wanted"),
     [
@@ -139,7 +154,10 @@ def quiet_stage() -> Iterator[Stage]:
         ("/vc/voice", "delay512", "voice", "delay512"),
     ],
 )
-def test_a_message_sets_what_it_names_and_is_echoed(stage: Stage, address: str, value: object, name: str, wanted: object) -> None:
+def test_a_message_sets_what_it_names_and_is_echoed(
+    busy_stage: Stage, address: str, value: object, name: str, wanted: object
+) -> None:
+    stage = busy_stage
     echo = stage.ask(address, value)
     accepted = round(value) if "bypass" in address else value  # type: ignore[call-overload]
     assert echo == (address, accepted if isinstance(accepted, str) else pytest.approx(float(accepted)))
@@ -203,6 +221,9 @@ def test_every_address_of_the_table_answers_and_lists(stage: Stage) -> None:
     assert stage.ask("/vc/latency") == ("/vc/latency", 512, pytest.approx(1000 * 512 / 48_000))
     stage.send(packet("/vc/ping", 7, "x"))
     assert stage.receive() == ("/vc/pong", 7, "x")
+    wide = (2**31, -(2**40), 1e300, -math.inf)
+    stage.send(packet("/vc/ping", *wide, types="hhdd"))
+    assert stage.receive() == ("/vc/pong", *wide)
 
 
 def test_a_bundle_is_applied_together_whatever_its_time_says(stage: Stage) -> None:
@@ -358,6 +379,19 @@ def test_a_flood_ends_at_the_last_value(stage: Stage) -> None:
     assert stage.path.converter.pitch_shift == 10
 
 
+def test_a_flood_reaches_the_audio_as_few_changes(stage: Stage) -> None:
+    changes: list[object] = []
+    stage.surface.listeners.append(changes.append)
+    begun = time.monotonic()
+    for number in range(3000):
+        stage.send(packet(("/vc/pitch", "/vc/gain", "/vc/mix/n")[number % 3], number / 3000))
+        if number % 100 == 0:
+            stage.ping(number)  # so that none is lost in the system's buffer
+    stage.sync()
+    elapsed = time.monotonic() - begun
+    assert 1 <= len(changes) <= elapsed / PACE_SECONDS + 2
+
+
 def test_many_strangers_and_subscribers_are_bounded(stage: Stage) -> None:
     for port in range(20_000, 20_100):
         stage.send(packet("/vc/subscribe", port))
@@ -509,3 +543,62 @@ def test_the_layout_for_open_stage_control_fits_the_address_space(stage: Stage) 
             assert widget["values"] == ["pjs", "kerstin", "alys"]
         elif address == "/vc/preset/load":
             assert list(widget["values"]) == presets()
+
+
+def test_a_server_that_ends_is_started_again_at_the_same_port(stage: Stage) -> None:
+    address = stage.server.address
+    stage.surface.change({"gain_db": -4.0})
+    stage.send(packet("/vc/ping"))
+    stage.until(lambda got: got == ("/vc/pong",))
+    os.kill(server_process(), signal.SIGKILL)
+    wait_for(lambda: stage.told, "a sentence")
+    assert stage.told == ["the OSC server ended; starting it again"]
+    stage.socket.settimeout(0.2)
+    heard: list[tuple[object, ...]] = []
+
+    def answers() -> bool:
+        stage.send(packet("/vc/gain"))
+        with suppress(OSError):
+            heard.append(stage.receive())
+        return bool(heard)
+
+    wait_for(answers, "the server")
+    assert stage.server.address == address
+    assert heard == [("/vc/gain", -4.0)]
+
+
+def test_a_server_that_hangs_is_ended_with_the_rest(stage: Stage) -> None:
+    other = OscServer(stage.surface)
+    process = server_process()
+    os.kill(process, signal.SIGSTOP)
+    other.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+EMBEDDED = """
+import time
+from plugin_bridge import VoiceConverter
+from plugin_bridge.control import ControlSurface
+from plugin_bridge.osc import OscServer
+from plugin_bridge.signal_path import SignalPath
+
+if __name__ == "__main__":
+    server = OscServer(ControlSurface(SignalPath(VoiceConverter("bank_a"), 48_000, 256)))
+    print(*server.address, flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_nothing_is_left_of_a_process_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "embedded.py"
+    script.write_text(EMBEDDED)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        host, port = process.stdout.readline().split()
+        process.kill()
+        # The server holds the other end of this, too: it ends when nobody does.
+        assert process.stderr.read() == ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind((host, int(port)))

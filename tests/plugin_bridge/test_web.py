@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import CHROMIUM, Browser, Tab, browser
+from companions import server_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -488,13 +488,6 @@ def test_a_server_that_ends_is_started_again_at_the_same_address(open_stage: Sta
     assert open_stage.page.address == address
     with connect(address.replace("http", "ws").replace("/?", "/socket?")) as connection:
         Client(connection).value("gain_db", -4)
-
-
-def server_process() -> int:
-    """The one that was started last."""
-    youngest = max(multiprocessing.active_children(), key=lambda process: int(process.name.rpartition("-")[2]))
-    assert youngest.pid is not None
-    return youngest.pid
 
 
 def test_a_port_that_is_taken_is_told_in_one_sentence(stage: Stage) -> None:
