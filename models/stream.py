@@ -22,7 +22,9 @@ Control = Literal["voice", "pitch_ratio", "formant_ratio"]
 class StreamMetadata(Schema):
     """What a streaming graph says about itself, as JSON under `METADATA_KEY` in the model's properties.
 
-    `sample_rate` is in Hz; `chunk`, `lookahead` and `receptive_field` are in samples at that rate.
+    `sample_rate` is in Hz; `chunk`, `lookahead` and `receptive_field` are in samples at that rate. `in_place` names states, as
+    inputs, whose next value may be written over the old one: where the graph writes a few rows of a large state, and has read
+    by then what it wants of it, nothing else is copied.
     """
 
     format: Literal[1]
@@ -33,6 +35,7 @@ class StreamMetadata(Schema):
     receptive_field: int = Field(ge=0, le=192_000 * 60)
     voices: list[VoiceName] = Field(min_length=1, max_length=256)
     controls: list[Control]
+    in_place: list[str] = Field(default_factory=list, max_length=256)
 
 
 class StreamModel:
@@ -65,6 +68,7 @@ class StreamModel:
         self.voices: tuple[str, ...] = tuple(metadata.voices)
         self.controls: frozenset[str] = frozenset(metadata.controls)
         self._state_shapes = state_shapes
+        self._in_place = metadata.in_place
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> StreamModel:
@@ -142,6 +146,7 @@ class ModelStream:
         self._held = (self.audio_in, self.audio_out, self.voice, self.pitch_ratio, self.formant_ratio)
         # Two sets of state buffers, each in turn the input and the output of a step: the state is never copied.
         self._states = [{name: np.zeros(shape, np.float32) for name, shape in model._state_shapes.items()} for _ in range(2)]
+        self._states[1] |= {name: self._states[0][name] for name in model._in_place}
         self._bindings = [self._bind(model, now=0), self._bind(model, now=1)]
         self._now = 0
 
@@ -200,6 +205,8 @@ def _signature_problem(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tenso
     wanted_inputs: dict[str, list[int]] = {"audio": audio, "voice": [1, len(metadata.voices)]}
     wanted_inputs |= {name: [1] for name in metadata.controls if name != "voice"}
     wanted_inputs |= {name: inputs[name].shape for name in states}
+    if strange := set(metadata.in_place) - states:
+        return f"its in_place must name states of {sorted(states)}, got {sorted(strange)[0]!r}"
     wanted_outputs = {"audio_out": audio} | {f"next_{name}": inputs[name].shape for name in states}
     for kind, found, wanted in (("input", inputs, wanted_inputs), ("output", outputs, wanted_outputs)):
         if missing := sorted(wanted.keys() - found.keys()):

@@ -21,7 +21,7 @@ class EngineFigures:
     latency_ms : float
         Chunk and look-ahead.
     reference, float32, int8 : float
-        Of the plain network's streaming loop in PyTorch, which works as the authors' does, and of the two graphs.
+        Of the authors' streaming loop, derived again in PyTorch, and of the two graphs.
     times_reference : tuple of float
         Speed of the float32 and the int8 graph over the reference, by the fastest steps: on a busy machine they say most.
     p99_of_chunk : tuple of float

@@ -345,9 +345,7 @@ def export_stream(generator: Generator, voices: list[str], options: ExportOption
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of the constants that we mean it to keep
         path = str(Path(folder) / "graph.onnx")
-        torch.onnx.export(
-            graph, inputs, path, opset_version=OPSET, dynamo=False, input_names=names, output_names=outputs
-        )
+        torch.onnx.export(graph, inputs, path, opset_version=OPSET, dynamo=False, input_names=names, output_names=outputs)
         model = onnx.load(path)
         if options.integer:
             model = integer_model(model, Path(folder))

@@ -1,11 +1,34 @@
-"""The bench of the graphs: every engine converts the same noise, and the figures are those of the network."""
+"""The bench of the graphs: every engine converts the same audio, and the figures are those of the reference."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from models.llvc.bench import measure, mel_distance_db, random_generator, sung  # noqa: E402
 from models.llvc.network import VARIANTS, Generator  # noqa: E402
+from models.llvc.reference import ReferenceStream  # noqa: E402
+
+
+@pytest.mark.parametrize("chunk_factor", [1, 2])
+@pytest.mark.parametrize("variant", ["llvc", "llvc-nc", "llvc-48k"])
+def test_the_reference_is_the_network(variant, chunk_factor):
+    torch.manual_seed(0)
+    network = Generator(replace(VARIANTS[variant], encoder_layers=5)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        network.out_conv[0].weight.mul_(0.06)
+    audio = torch.from_numpy(0.3 * np.random.default_rng(0).standard_normal(12 * network.config.chunk_samples)).float()
+    stream, state = ReferenceStream(network), network.stream_state(1)
+    with torch.inference_mode():
+        for samples in audio.split(chunk_factor * network.config.chunk_samples):
+            made, state = network.step(samples[None, None], state)
+            assert made.abs().max() > 0.05
+            assert (stream.step(samples) - made[0, 0]).abs().max() < 2e-6
 
 
 def test_the_bench_compares_engines_on_the_same_input():

@@ -50,6 +50,31 @@ def test_a_state_that_never_forgets_agrees_with_the_recursion_in_double_precisio
     assert np.max(np.abs(run(load(accumulator_model("a")).open(), audio) - expected)) < 1e-6
 
 
+@pytest.mark.parametrize("in_place", [[], ["state_ring"]])
+def test_a_state_that_is_written_in_place_is_the_same_state(in_place):
+    """A ring of three chunks, of which a step reads the oldest and then writes the newest over it."""
+    nodes = [
+        helper.make_node("Cast", ["state_row"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["state_ring", "row"], ["oldest"]),
+        helper.make_node("Reshape", ["oldest", "like_audio"], ["audio_out"]),
+        helper.make_node("Mul", ["audio_out", "nothing"], ["silence"]),
+        helper.make_node("Add", ["audio", "silence"], ["newest"]),  # nothing is written before it is read
+        helper.make_node("Reshape", ["row", "like_index"], ["index"]),
+        helper.make_node("ScatterND", ["state_ring", "index", "newest"], ["next_state_ring"]),
+        helper.make_node("Add", ["state_row", "one"], ["next_row"]),
+        helper.make_node("Mod", ["next_row", "rows"], ["next_state_row"], fmod=1),
+    ]
+    inputs = [AUDIO, VOICE, value("state_ring", [3, 8]), value("state_row", [1])]
+    outputs = [AUDIO_OUT, value("next_state_ring", [3, 8]), value("next_state_row", [1])]
+    constants = [constant("like_audio", [1, 8], np.int64), constant("like_index", [1, 1], np.int64)]
+    constants += [constant("nothing", [0.0]), constant("one", [1.0]), constant("rows", [3.0])]
+    stream = load(model_proto(nodes, inputs, outputs, constants, METADATA | {"in_place": in_place})).open()
+    audio = noise(8 * 10)
+    for _ in range(2):
+        assert np.array_equal(run(stream, audio), np.concatenate([np.zeros(24, np.float32), audio])[:80])
+        stream.reset()
+
+
 def test_reset_is_a_new_stream_after_any_number_of_steps():
     audio = noise(512 * 3)
     model = load(accumulator_model("a"))
@@ -205,6 +230,8 @@ METADATA = stream_metadata(voices=["a"], sample_rate=48_000, chunk=8, lookahead=
         (METADATA | {"voices": ["a", "b"]}, "'voice' must have the shape [1, 2], got [1, 1]"),
         (METADATA | {"chunk": 16}, "'audio' must have the shape [1, 16], got [1, 8]"),
         (METADATA | {"controls": ["voice", "pitch_ratio"]}, "must have an input 'pitch_ratio'"),
+        (METADATA | {"in_place": "state_x"}, "in_place"),
+        (METADATA | {"in_place": ["state_x", "audio"]}, "in_place must name states of ['state_x'], got 'audio'"),
     ],
 )
 def test_metadata_that_is_off_is_named(metadata, words):
