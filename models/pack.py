@@ -76,7 +76,8 @@ class VoiceCard(Schema):
 class PackManifest(Schema):
     """`voice.json`. The order of `voices` is the order of the weights in the models; `sample_rate` is in Hz.
 
-    `songs` names, for each size of the song engine that the pack has, the member that holds each of its graphs.
+    `songs` names, for each size of the song engine that the pack has, the member that holds each of its graphs; one that was
+    trained with an encoder that users have by themselves has no graph of the content.
     """
 
     format_version: Literal[1] = 1
@@ -90,7 +91,7 @@ class PackManifest(Schema):
     @model_validator(mode="after")
     def _songs_are_whole(self) -> PackManifest:
         for size, parts in self.songs.items():
-            if missing := sorted(set(get_args(Part)) - set(parts)):
+            if missing := sorted(set(get_args(Part)) - {"content"} - set(parts)):
                 raise ValueError(f"the song engine {size} needs a member for each part, it has none for {missing[0]}")
         return self
 
@@ -157,6 +158,11 @@ class VoicePack:
             raise PackError(f"{self.path}: {member} must have the sha256 {wanted}, got {found}")
         return data
 
+    @property
+    def streams(self) -> bool:
+        """Whether there is a streaming model; without songs either, it is missed when it is asked for."""
+        return STREAM_MODEL in self.manifest.members or not self.manifest.songs
+
     def stream_model(self) -> StreamModel:
         """The pack's streaming model, loaded at the first call and shared from then on.
 
@@ -167,6 +173,8 @@ class VoicePack:
         ModelError
             If the graph itself is off.
         """
+        if not self.streams:
+            raise PackError(f"{self.path} has no stream engine, only one for songs: take plugin-bridge render, or engine 'song'")
         # onnxruntime comes with this import; listing voices does without.
         from models.stream import StreamModel
 
@@ -182,7 +190,6 @@ class VoicePack:
                     )
                 self._stream_model = model
             return self._stream_model
-
 
     def song_model(self, size: Size) -> SongModel:
         """The pack's song engine of this size, loaded at the first call and shared from then on.
@@ -243,6 +250,35 @@ def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Ma
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def complete_pack(made: VoicePack, earlier: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write to `out` a pack with the engine that it lacks, if an `earlier` pack of the same voices has it.
+
+    Raises
+    ------
+    PackError, ModelError
+        If the two together could not be used.
+    """
+    manifest, members = made.manifest, {name: made.read(name) for name in made.manifest.members}
+    try:
+        there: VoicePack | None = VoicePack.open(earlier)
+    except PackError:
+        there = None  # what is not there, or cannot be used, adds nothing
+    if there is not None and [card.name for card in there.manifest.voices] == [card.name for card in manifest.voices]:
+        old = there.manifest
+        changed: dict[str, object] = {}
+        if STREAM_MODEL not in members and STREAM_MODEL in old.members:
+            members[STREAM_MODEL], changed["sample_rate"] = there.read(STREAM_MODEL), old.sample_rate
+        if not manifest.songs and old.songs:
+            kept = {name for parts in old.songs.values() for name in parts.values()}
+            members |= {name: there.read(name) for name in kept}
+            changed["songs"] = old.songs
+        if changed:
+            pairs = zip(old.voices, manifest.voices, strict=True)
+            changed["voices"] = [new.model_copy(update={"quality": before.quality | new.quality}) for before, new in pairs]
+            manifest = manifest.model_copy(update=changed)
+    write_pack(out, manifest, members)
 
 
 @contextmanager

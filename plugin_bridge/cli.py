@@ -34,7 +34,7 @@ from plugin_bridge.parameters import PARAMETERS
 # The modules behind the commands are imported where they are used: `--help` answers at once.
 if TYPE_CHECKING:
     from dsp.f0 import Method
-    from models.pack import Size
+    from models.pack import Size, VoiceCard
     from plugin_bridge.convert import Conversion, Settings
     from plugin_bridge.files import Job
     from plugin_bridge.render import Progress as SongProgress
@@ -404,9 +404,10 @@ def demo(
 ) -> None:
     """Convert the bundled sung phrase to every voice, and make a page to look at and listen to."""
     from plugin_bridge.demo import HEADS, DemoResult, describe, run_demo
+    from plugin_bridge.voices import find_voice
     from plugin_bridge.voices import voices as voice_names
 
-    names = voices or voice_names()
+    names = voices or [name for name in voice_names() if find_voice(name).pack.streams]
     if not names:
         _fail("there are no voices at all; `plugin-bridge doctor` says more")
     results: list[DemoResult] = []
@@ -631,24 +632,10 @@ def train(
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
 ) -> None:
-    """Train a voice on your own recordings. Ctrl-C stops it; --resume goes on."""
-    import platformdirs
-
+    """Train a voice on your own recordings, for the stream engine. Ctrl-C stops it; --resume goes on."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.files import replacing
-    from plugin_bridge.voices import user_folder
 
-    if not folder.is_dir():
-        _fail(f"{folder} is not a folder with recordings")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
-    work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / "training" / name
-    started = work.is_dir() and any(work.iterdir())
-    if started and not resume:
-        _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
-    if resume and not started:
-        _fail(f"{work} holds no training to go on with")
+    target, work = _training_places(name, folder, out, work, resume, "training")
     try:
         from models.source_filter.adapt import train_voice
         from models.source_filter.train import TrainingProgress
@@ -664,14 +651,98 @@ def train(
 
             work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=report)
-            with replacing(target) as file:
-                file.write(pack.read_bytes())
+            _place_pack(pack, target)
     except KeyboardInterrupt:
         _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
         raise typer.Exit(INTERRUPTED) from None
     except (ValueError, OSError) as error:
         _fail(str(error))
     print(target.resolve())
+
+
+@app.command("train-song")
+def train_song(
+    name: Annotated[str, typer.Argument(help="The voice's name, new or one that train has made: letters, digits, - and _.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with recordings of that one voice, dry and alone.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The voice pack to write, or to add songs to; by default where every command finds it.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="The folder that holds the unfinished training; by default in the user's cache."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="A content encoder of yours in place of ours: ContentVec or HuBERT, .onnx or Hugging Face folder."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the denoiser's training; by default the recipe's.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train for so many minutes at most, besides reading the recordings.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
+) -> None:
+    """Train the song engine of a voice on your own recordings, for render. Ctrl-C stops it; --resume goes on."""
+    from plugin_bridge.doctor import train_remedy
+
+    target, work = _training_places(name, folder, out, work, resume, "training-songs")
+    try:
+        from models.lhq.adapt import SongTraining, train_voice
+    except ImportError as error:
+        _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
+    try:
+        with _training(name, steps) as show:
+
+            def report(now: SongTraining) -> None:
+                losses = "" if now.stage == "packing" else f", loss {now.loss:.3f}, held out {now.held_out:.3f}"
+                show(now.step, now.steps, now.stage + losses, now.seconds_left)
+
+            work.mkdir(parents=True, exist_ok=True)
+            pack = train_voice(
+                name, folder, work, encoder=encoder, steps=steps, minutes=minutes, threads=threads, progress=report
+            )
+            card = _place_pack(pack, target)
+    except KeyboardInterrupt:
+        _say(f"interrupted: the same command with --resume goes on from {work}")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    before, after = card.quality["song_held_out_db_before"], card.quality["song_held_out_db"]
+    print(f"Recordings that were not trained on: {after:.2f} dB from their spectrograms, {before:.2f} before")
+    print(target.resolve())
+
+
+def _training_places(
+    name: str, folder: Path, out: Path | None, work: Path | None, resume: bool, cache: str
+) -> tuple[Path, Path]:
+    """Where the pack and the unfinished training of a voice lie; `cache` is the folder for the latter in the user's own."""
+    import platformdirs
+
+    from plugin_bridge.voices import user_folder
+
+    if not folder.is_dir():
+        _fail(f"{folder} is not a folder with recordings")
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
+    started = work.is_dir() and any(work.iterdir())
+    if started and not resume:
+        _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
+    if resume and not started:
+        _fail(f"{work} holds no training to go on with")
+    return target, work
+
+
+def _place_pack(made: Path, target: Path) -> VoiceCard:
+    """Put a pack that was trained at its place, with the engine for which it was not trained if it was there; its card."""
+    from models.pack import VoicePack, complete_pack
+    from plugin_bridge.files import replacing
+
+    complete_pack(VoicePack.open(made), target, made)
+    with replacing(target) as file:
+        file.write(made.read_bytes())
+    return VoicePack.open(target).manifest.voices[0]
 
 
 @app.command("make-pairs")

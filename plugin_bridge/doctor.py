@@ -74,7 +74,10 @@ def _voices() -> Iterator[Finding]:
     for path, pack in packs.items():
         cards = ", ".join(card.name for card in pack.manifest.voices)
         try:
-            pack.stream_model()
+            if pack.streams:
+                pack.stream_model()
+            for size in pack.manifest.songs:
+                pack.song_model(size)
         except ValueError as error:
             yield Finding("Voices", "missing", str(error))
         else:

@@ -1,22 +1,26 @@
 """From the training's checkpoints to a voice pack that sings: the song engine's graphs beside the stream engine's.
 
-    python -m models.lhq.bank --work FOLDER --out presets/bank.voice
+    python -m models.lhq.bank --work FOLDER --out presets/bank.voice --base models/lhq/base.npz
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import torch
 
 from models.lhq import export
-from models.lhq.content import Conditioner, load_content
+from models.lhq.content import Conditioner, Conditioning, load_content
 from models.lhq.train_content import CHECKPOINT as CONTENT
-from models.lhq.train_denoiser import load_result
+from models.lhq.train_denoiser import TRACE, load_result
 from models.lhq.vocoder import Vocoder, VocoderConfig
+from models.lhq.weights import Base, save_base
 from models.pack import Part, Size, VoicePack, write_pack
+from models.source_filter.adversarial import Judges
 
 STUDENTS: dict[Size, str] = {"lhq": "student.pt", "mobile": "mobile.pt"}
 STORED: dict[Size, str] = {"lhq": "half", "mobile": "integer"}
@@ -48,6 +52,17 @@ def song_graphs(work: Path, student: str, voices: list[str]) -> dict[Part, onnx.
     }
 
 
+def member_name(size: Size, part: Part) -> str:
+    """Of a graph in the packs that are written here."""
+    return f"song_{size}_{part}.onnx"
+
+
+def stored(size: Size, graph: onnx.ModelProto) -> bytes:
+    """A graph as a file, its weights stored as is usual for the size."""
+    data: bytes = export.STORED[STORED[size]](graph).SerializeToString()
+    return data
+
+
 def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
     """Write a pack with the song engine of a work folder added to it; megabytes of each size."""
     names = [card.name for card in pack.manifest.voices]
@@ -58,8 +73,8 @@ def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
         if not (work / student).exists():
             continue
         graphs = song_graphs(work, student, names)
-        songs[size] = {part: f"song_{size}_{part}.onnx" for part in graphs}
-        made = {songs[size][part]: export.STORED[STORED[size]](graph).SerializeToString() for part, graph in graphs.items()}
+        songs[size] = {part: member_name(size, part) for part in graphs}
+        made = {songs[size][part]: stored(size, graph) for part, graph in graphs.items()}
         sizes[size] = sum(map(len, made.values())) / 1e6
         members |= made
     if not songs:
@@ -68,14 +83,44 @@ def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
     return sizes
 
 
+def write_base(work: Path, pack: VoicePack, out: Path) -> None:
+    """The networks of a work folder that new voices begin with; `pack` is the one written from it, whose encoder they hear."""
+    names = [card.name for card in pack.manifest.voices]
+    conditioner, trained = load_content(work / CONTENT)
+    student, conditioner = load_result(work / STUDENTS["lhq"], Conditioner(conditioner.config))
+    conditioning = Conditioning(replace(conditioner.config, voices=len(names)))
+    conditioning.condition.load_state_dict(conditioner.condition.state_dict())
+    with torch.no_grad():
+        conditioning.voices.weight.copy_(conditioner.voices.weight[[trained.index(name) for name in names]])
+    state = torch.load(work / "vocoder.pt", weights_only=True)
+    judges = Judges(1)
+    judges.load_state_dict(state["judges"])
+    encoder = pack.manifest.members[pack.manifest.songs["lhq"]["content"]]
+    mobile = kept_blocks(work, len(student.blocks))
+    save_base(Base(conditioning, student, mobile, load_vocoder(work / "vocoder.pt"), judges, encoder), out)
+
+
+def kept_blocks(work: Path, blocks: int) -> tuple[int, ...]:
+    """Numbers of the student's blocks that `mobile` has, by the trace of its evolution."""
+    kept = list(range(blocks))
+    for action in json.loads((work / TRACE).read_text())["actions"]:
+        if action["size"] == "mobile":
+            number = action["number"]
+            kept[number : number + 1] = [kept[number]] * (2 if action["kind"] == "duplicate" else 0)
+    return tuple(kept)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Add the song engine to a voice pack.")
     parser.add_argument("--work", type=Path, required=True, help="the folder of train_content, train_denoiser, train_vocoder")
     parser.add_argument("--pack", type=Path, help="the pack to add it to, by default the one written")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write")
+    parser.add_argument("--base", type=Path, help="write the weights for training further voices here")
     arguments = parser.parse_args()
     for size, megabytes in add_songs(VoicePack.open(arguments.pack or arguments.out), arguments.work, arguments.out).items():
         print(f"{size}: {megabytes:.1f} MB")
+    if arguments.base:
+        write_base(arguments.work, VoicePack.open(arguments.out), arguments.base)
 
 
 if __name__ == "__main__":

@@ -174,19 +174,30 @@ class ConditionNet(nn.Module):
         return self.coarse(condition) - 1 + (loudness[..., None] - math.log(FLOOR)) * (-2 / math.log(FLOOR))  # type: ignore[no-any-return]
 
 
-class Conditioner(nn.Module):
-    """The two networks and the voices' embeddings: what stage 1 trains and a song pack carries."""
+class Conditioning(nn.Module):
+    """The condition network and the voices' embeddings, for content that is given: what a new voice learns."""
 
     def __init__(self, config: ContentConfig) -> None:
         super().__init__()
+        self._build(config)
+
+    def _build(self, config: ContentConfig) -> None:
         self.config = config
-        self.encoder = ContentEncoder(config)
         self.condition = ConditionNet(config)
         self.voices = nn.Embedding(config.voices, config.embedding)
 
     def disturb(self, content: Tensor) -> Tensor:
         """Bottleneck noise: what the encoder wants to get through must be worth more than this."""
         return content + self.config.content_noise * torch.randn_like(content)
+
+
+class Conditioner(Conditioning):
+    """With the encoder of the content: what stage 1 trains and a song pack carries."""
+
+    def __init__(self, config: ContentConfig) -> None:
+        nn.Module.__init__(self)
+        self.encoder = ContentEncoder(config)  # the first: an optimiser's checkpoint knows parameters by their order
+        self._build(config)
 
 
 def load_content(path: Path) -> tuple[Conditioner, list[str]]:

@@ -26,7 +26,12 @@ from models.source_filter.features import HOP as TRACK_HOP
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 
 LARGEST_SHIFT = 5.0  # semitones, as CoMoSVC
+SILENCE = 0.5 * math.log(FLOOR)  # a feature's value
 SCALARS = 3  # loudness, f0 in Hz, voiced 0 or 1
+
+
+Describe = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Audio [N] at 40 kHz -> what the networks hear of it, [N // 400 + 1, width]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Take:
 class Batch:
     """Random stretches of takes. Features reach `margin` frames further than the rest on both sides."""
 
-    features: NDArray[np.float32]  # [batch, frames + 2 * margin, BANDS]
+    features: NDArray[np.float32]  # [batch, frames + 2 * margin, BANDS], or content
     other: NDArray[np.float32]  # the same, spoken by another voice
     mel: NDArray[np.float32]  # [batch, frames, bins], normalised
     loudness: NDArray[np.float32]  # [batch, frames]
@@ -67,9 +72,18 @@ def on_grid(track: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
 
 
 def pack_features(
-    recordings: Recordings, others: OtherVoices, out: Path, seed: int, report: Callable[[int, int], None] | None = None
+    recordings: Recordings,
+    others: OtherVoices,
+    out: Path,
+    seed: int,
+    report: Callable[[int, int], None] | None = None,
+    describe: Describe | None = None,
 ) -> None:
-    """Pack all clips of the recordings into the folder `out`, the index last."""
+    """Pack all clips of the recordings into the folder `out`, the index last.
+
+    Where the encoder does not learn, `describe` gives its content, which then takes the place of the features.
+    """
+    describe = describe or content_features
     out.mkdir(parents=True, exist_ok=True)
     takes: list[Take] = []
     start = 0
@@ -87,7 +101,7 @@ def pack_features(
             scalars = np.concatenate([loudness(features)[:, None], on_grid(pitch, frames)], 1)
             # The resampler may round a length down by one sample.
             other = np.pad(other, (0, max(0, len(at40) - len(other))))[: len(at40)]
-            arrays = (normalise(log_mel(at40)), features, content_features(other), scalars)
+            arrays = (normalise(log_mel(at40)), describe(at40), describe(other), scalars)
             for file, array in zip(files, arrays, strict=True):
                 array.astype("<f4" if array is scalars else "<f2").tofile(file)
             bandwidth = min(clip.bandwidth_hz * 2 ** (shift / 12), DEFAULT.high_hz)
@@ -103,9 +117,13 @@ def pack_features(
 
 
 class Takes:
-    """A packed folder. Speakers are numbered: target voices first, in order of appearance, then the helping speakers."""
+    """A packed folder. Speakers are numbered: target voices first, in order of appearance, then the helping speakers.
 
-    def __init__(self, packed: Path) -> None:
+    `silence` [width] is what lies around a take, if the folder was packed with another `describe` than the features.
+    """
+
+    def __init__(self, packed: Path, silence: NDArray[np.float32] | None = None) -> None:
+        self._silence = np.full(BANDS, SILENCE, np.float32) if silence is None else silence
         self.takes = [Take(**entry) for entry in json.loads((packed / "index.json").read_text())]
         self.voices = list(dict.fromkeys(t.speaker for t in self.takes if t.target))
         self.speakers = self.voices + list(dict.fromkeys(t.speaker for t in self.takes if not t.target))
@@ -114,8 +132,8 @@ class Takes:
             return np.memmap(packed / name, dtype=kind, mode="r").reshape(-1, width)
 
         self.mel = array("mel.f16", "<f2", DEFAULT.bins)  # [frames, bins], normalised
-        self.features = array("features.f16", "<f2", BANDS)
-        self.other = array("other.f16", "<f2", BANDS)
+        self.features = array("features.f16", "<f2", len(self._silence))
+        self.other = array("other.f16", "<f2", len(self._silence))
         self.scalars = array("scalars.f32", "<f4", SCALARS)
         # Pools to draw from, each with the probability of its takes by length.
         self._pools = {}
@@ -143,12 +161,12 @@ class Takes:
         silence.
         """
         wide = frames + 2 * margin
-        silence = np.full((size, wide, BANDS), 0.5 * math.log(FLOOR), np.float32)
+        silence = np.tile(self._silence, (size, wide, 1))
         batch = Batch(
             silence,
             silence.copy(),
             np.full((size, frames, DEFAULT.bins), -1, np.float32),
-            loudness(silence[:, :frames]),
+            loudness(np.full((size, frames, BANDS), SILENCE, np.float32)),
             np.full((size, frames), 150.0, np.float32),
             np.zeros((size, frames), np.float32),
             np.zeros(size, np.int64),

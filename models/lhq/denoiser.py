@@ -201,17 +201,18 @@ class Denoiser(nn.Module):
 
     def without(self, number: int) -> Denoiser:
         """A copy that lacks a block: the function of skipping it."""
-        return self._with_blocks([k for k in range(len(self.blocks)) if k != number])
+        return self.with_blocks([k for k in range(len(self.blocks)) if k != number])
 
     def duplicated(self, number: int) -> Denoiser:
         """A copy with a block doubled. The second starts with a gain of 0, so the function is the same at its birth."""
         order = [*range(number + 1), *range(number, len(self.blocks))]
-        grown = self._with_blocks(order)
+        grown = self.with_blocks(order)
         with torch.no_grad():
             grown.blocks[number + 1].gain.zero_()  # type: ignore[operator]
         return grown
 
-    def _with_blocks(self, order: list[int]) -> Denoiser:
+    def with_blocks(self, order: Sequence[int]) -> Denoiser:
+        """A copy whose blocks are these of its own, in this order."""
         made = copy.deepcopy(self)
         made.config = replace(self.config, blocks=tuple(self.config.blocks[k] for k in order))
         made.blocks = nn.ModuleList(copy.deepcopy(self.blocks[k]) for k in order)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from models.graph import Graph, ModelError, first_line, load_graph
 from models.lhq.mel import DEFAULT
+from models.lhq.noise import frame_noise
+from models.schema import Line, Schema
 
 Floats = NDArray[np.float32]
 
@@ -26,9 +31,35 @@ HOP = 320
 # Of the seven convolutions (kernels 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2): frame k hears the samples
 # 320 k ... 320 k + 399, so its centre lies 200 samples after 320 k.
 FIELD = 400
+WIDEST = 1024  # values in a frame; the largest HuBERT's
 DIMENSIONS = (256, 768)  # layer 9 with its projection, layer 9 or 12 without
 STRETCH, MARGIN = 30 * RATE // HOP, 2 * RATE // HOP  # frames encoded at once, and heard around them: attention is quadratic
 ONNX_BYTES = 2**30  # the largest there is has 400 MB
+PROBED = 32  # values of what an encoder hears in the probe: enough to tell two networks apart
+LIKENESS = 0.3  # relative error of these up to which it is the same network: stored in 8 bits it is off by less than 0.1
+
+
+class EncoderCard(Schema):
+    """Which encoder a song pack was trained with.
+
+    `layer` is that of the transformer, where it is known; `probe` what the encoder hears in a sound that is always the same.
+    """
+
+    name: Line
+    kind: Literal["onnx", "folder"]
+    dimensions: int = Field(ge=1, le=WIDEST)
+    layer: int | None = Field(default=None, ge=0, le=1000)
+    probe: list[float] = Field(min_length=PROBED, max_length=PROBED)
+
+    def __str__(self) -> str:
+        layer = "" if self.layer is None else f" of layer {self.layer}"
+        return f"{self.name} ({self.dimensions} values a frame{layer})"
+
+    def matches(self, other: EncoderCard) -> bool:
+        """Whether the other is the same network, in whatever file."""
+        mine, theirs = np.array(self.probe), np.array(other.probe)
+        off = float(np.linalg.norm(mine - theirs))
+        return self.dimensions == other.dimensions and off <= LIKENESS * float(np.linalg.norm(mine))
 
 
 @dataclass(frozen=True)
@@ -39,15 +70,47 @@ class Encoder:
     ----------
     dimensions : int
         Of a frame of content.
+    name : str
+        Of its file.
+    kind : "onnx" or "folder"
+    layer : int or None
+        Of the transformer whose frames it gives, where that is known.
     """
 
     dimensions: int
     _embed: Callable[[Floats], Floats]
+    name: str = "encoder"
+    kind: Literal["onnx", "folder"] = "onnx"
+    layer: int | None = None
+
+    def card(self) -> EncoderCard:
+        """What tells it from others. Takes as long as encoding a second."""
+        second = np.arange(RATE) / RATE
+        # A vowel's harmonics, rising by an octave, in a breath of noise.
+        phase = 2 * np.pi * 110 * (2**second - 1) / math.log(2)
+        tone = sum(np.sin(k * phase) / k for k in range(1, 20))
+        probe = 0.1 * tone + 0.01 * frame_noise(0, 0, 0, 1, RATE)[0]
+        heard = self.frames(np.asarray(probe, np.float32))
+        some = heard[10:50:10][:, np.linspace(0, self.dimensions - 1, PROBED // 4).astype(int)]
+        return EncoderCard(
+            name=self.name,
+            kind=self.kind,
+            dimensions=self.dimensions,
+            layer=self.layer,
+            probe=[float(value) for value in some.ravel()],
+        )
 
     def __call__(self, audio: Floats) -> Floats:
         """Audio [N] at 16 kHz -> content [T, dimensions], a frame each 10 ms, frame k centred on second k / 100.
 
-        As many frames as the same take has at 40 kHz. Long takes are encoded in stretches of 30 s with 2 s around them.
+        As many frames as the same take has at 40 kHz. Raises what `frames` does.
+        """
+        return on_grid(self.frames(audio), len(audio) * DEFAULT.sample_rate // RATE // DEFAULT.hop + 1)
+
+    def frames(self, audio: Floats) -> Floats:
+        """Audio [N] at 16 kHz -> content [N / 320, rounded up, dimensions], frame k centred on sample 320 k.
+
+        Long takes are encoded in stretches of 30 s with 2 s around them.
 
         Raises
         ------
@@ -66,7 +129,7 @@ class Encoder:
                 raise ModelError(f"the content encoder should give {wanted}, got an array of the shape {found.shape}")
             last = min(frames, first + STRETCH)
             content[first:last] = found[first - start : last - start]
-        return on_grid(content, len(audio) * DEFAULT.sample_rate // RATE // DEFAULT.hop + 1)
+        return content
 
 
 def on_grid(content: Floats, frames: int) -> Floats:
@@ -97,7 +160,14 @@ def load_encoder(path: Path) -> Encoder:
     except OSError as error:
         raise ModelError(f"expected a content encoder in {path}, but it cannot be read ({error})") from None
     graph = load_graph(data, str(path))
-    return Encoder(_dimensions(graph, path), _onnx(graph, path))
+    # As the files that are passed around are called: vec-768-layer-12.onnx.
+    layer = re.search(r"layer[-_]?(\d{1,2})", path.stem)
+    return Encoder(_dimensions(graph, path), _onnx(graph, path), _shown(path), "onnx", int(layer[1]) if layer else None)
+
+
+def _shown(path: Path) -> str:
+    """A file's name as a card may carry it."""
+    return "".join(letter for letter in path.name if letter.isprintable())[-200:]
 
 
 def _dimensions(graph: Graph, path: Path) -> int:
@@ -160,7 +230,10 @@ def _load_folder(path: Path) -> Encoder:
             content: Any = model(x).last_hidden_state[0].numpy()
         return np.asarray(content, np.float32)
 
-    return Encoder(int(model.config.hidden_size), embed)
+    size = int(model.config.hidden_size)
+    if size > WIDEST:
+        raise ModelError(f"expected a HuBERT whose frames have at most {WIDEST} values in {path}, they have {size}")
+    return Encoder(size, embed, _shown(path.resolve()), "folder", int(model.config.num_hidden_layers))
 
 
 def _normalises(path: Path) -> bool:

@@ -16,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from models.graph import METADATA_KEY
-from models.lhq.content import CONDITION, Conditioner
+from models.lhq.content import CONDITION, Conditioner, Conditioning
 from models.lhq.denoiser import Denoiser
+from models.lhq.encoders import EncoderCard
 from models.lhq.features import BANDS
 from models.lhq.mel import DEFAULT
 from models.lhq.vocoder import Vocoder
@@ -35,10 +36,10 @@ SMALL = 256  # values: what is smaller stays in float32, it would save nothing
 class ConditionGraph(nn.Module):
     """The condition network with its voices: weights of the voices [1, voices] in place of an embedding, coarse mel appended."""
 
-    def __init__(self, conditioner: Conditioner, voices: list[int]) -> None:
+    def __init__(self, conditioning: Conditioning, voices: list[int]) -> None:
         super().__init__()
-        self.net = conditioner.condition
-        self.embeddings = nn.Parameter(conditioner.voices.weight[voices].detach().clone())
+        self.net = conditioning.condition
+        self.embeddings = nn.Parameter(conditioning.voices.weight[voices].detach().clone())
 
     def forward(self, content: Tensor, f0: Tensor, voiced: Tensor, loudness: Tensor, shift: Tensor, voice: Tensor) -> Tensor:
         condition = self.net(content, f0, voiced, loudness, shift, voice @ self.embeddings)
@@ -65,19 +66,26 @@ def export_content(conditioner: Conditioner) -> onnx.ModelProto:
     return traced(encoder, "content", inputs, ["content"], {"receptive_frames": encoder.receptive_frames})
 
 
-def export_condition(conditioner: Conditioner, voices: dict[str, int]) -> onnx.ModelProto:
-    """Content, pitch, loudness, shift, voice weights -> condition and coarse mel [1, T, 256 + bins]; `voices`: name -> number."""
+def export_condition(
+    conditioning: Conditioning, voices: dict[str, int], encoder: EncoderCard | None = None
+) -> onnx.ModelProto:
+    """Content, pitch, loudness, shift, voice weights -> condition and coarse mel [1, T, 256 + bins]; `voices`: name -> number.
+
+    `encoder` is where the content comes from, if it is not the pack's own.
+    """
     track = torch.rand(1, EXAMPLE_FRAMES)
     inputs = {
-        "content": torch.randn(1, EXAMPLE_FRAMES, conditioner.config.content),
+        "content": torch.randn(1, EXAMPLE_FRAMES, conditioning.config.content),
         "f0": 200 + track,
         "voiced": track,
         "loudness": track,
         "shift": torch.zeros(1),
         "voice": torch.ones(1, len(voices)),
     }
-    metadata = {"receptive_frames": conditioner.condition.receptive_frames, "voices": list(voices)}
-    return traced(ConditionGraph(conditioner, list(voices.values())), "condition", inputs, ["condition"], metadata)
+    metadata: dict[str, Any] = {"receptive_frames": conditioning.condition.receptive_frames, "voices": list(voices)}
+    if encoder is not None:
+        metadata["encoder"] = encoder.model_dump()
+    return traced(ConditionGraph(conditioning, list(voices.values())), "condition", inputs, ["condition"], metadata)
 
 
 def export_denoiser(denoiser: Denoiser) -> onnx.ModelProto:

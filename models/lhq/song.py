@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from models.graph import METADATA_KEY, Graph, ModelError, first_line, load_graph
 from models.lhq import diffusion
+from models.lhq.encoders import WIDEST, EncoderCard, on_grid
 from models.lhq.features import BANDS
 from models.lhq.mel import DEFAULT
 from models.lhq.noise import frame_noise
@@ -32,7 +33,6 @@ HOP = DEFAULT.hop
 CONDITION = 256 + DEFAULT.bins  # values in a frame of the condition: the condition itself and a coarse mel
 DIFFUSION_STREAM = 1_000  # of `frame_noise`, plus the number of steps that are left
 MOST_STEPS = 64
-WIDEST = 1024  # values in a frame of content or condition: a hostile graph must not make it any larger
 TRIAL_FRAMES = 40  # of silence, with which a graph must run before it is trusted
 
 
@@ -40,7 +40,8 @@ class SongMetadata(Schema):
     """What a graph of the song engine says about itself, as JSON under `METADATA_KEY` in the model's properties.
 
     `receptive_frames` on each side are what a frame of the output may depend on; `voices` has the condition graph alone, and
-    the denoiser alone the standard deviation that its z must have at t = 1, `noise_scale`.
+    the denoiser alone the standard deviation that its z must have at t = 1, `noise_scale`. With `encoder`, again of the condition
+    graph, content comes from an encoder that the user has, and there is no content graph.
     """
 
     format: Literal[1]
@@ -52,6 +53,7 @@ class SongMetadata(Schema):
     voices: list[VoiceName] = Field(default_factory=list, max_length=256)
     noise_scale: float = Field(default=1.0, gt=0, le=10)
     mel: Literal["default"] = "default"
+    encoder: EncoderCard | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Frames:
     Attributes
     ----------
     features : float32 [T, 80]
-        `features.content_features` of the source.
+        `features.content_features` of the source; or, for a model with an encoder that the user has, what that one gives, float16
+        [T / 2 rounded up, dimensions], see `encoders.Encoder.frames`.
     f0 : float32 [T]
         Wanted pitch in Hz, interpolated where there is none: positive everywhere.
     voiced : float32 [T]
@@ -72,14 +75,14 @@ class Frames:
         `synthesis.phase_of` the wanted pitch, in cycles.
     """
 
-    features: Floats
+    features: NDArray[np.floating]
     f0: Floats
     voiced: Floats
     loudness: Floats
     phase: NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: Floats, f0: NDArray[np.floating], voiced: NDArray[np.bool_], loudness: Floats) -> Frames:
+    def of(cls, features: NDArray[np.floating], f0: NDArray[np.floating], voiced: NDArray[np.bool_], loudness: Floats) -> Frames:
         """With the phase that this pitch has over the whole take."""
         hz = f0.astype(np.float32)  # first: a slice goes on from its phase with these very numbers
         return cls(features, hz, voiced.astype(np.float32), loudness, phase_of(hz))
@@ -101,6 +104,8 @@ class SongModel:
     ----------
     voices : tuple of str
         Names, in the order of the `voice` weights.
+    encoder : EncoderCard or None
+        The encoder that content must come from, if it is none of the model's own.
     """
 
     def __init__(self, graphs: Mapping[Part, Graph], metadata: Mapping[Part, SongMetadata]) -> None:
@@ -108,6 +113,7 @@ class SongModel:
         self._noise_scale = np.float32(metadata["denoiser"].noise_scale)
         self._reach: dict[Part, int] = {part: found.receptive_frames for part, found in metadata.items()}
         self.voices: tuple[str, ...] = tuple(metadata["condition"].voices)
+        self.encoder = metadata["condition"].encoder
 
     @classmethod
     def from_bytes(cls, data: Mapping[Part, bytes], names: Mapping[Part, str], where: str) -> SongModel:
@@ -115,7 +121,7 @@ class SongModel:
 
         Parameters
         ----------
-        data : ONNX file of each part
+        data : ONNX file of each part, without "content" if that comes from an encoder that the user has
         names, where
             What error messages call each of them, and what they are in.
 
@@ -126,21 +132,26 @@ class SongModel:
         """
         graphs: dict[Part, Graph] = {}
         metadata: dict[Part, SongMetadata] = {}
-        for part in PARTS:
+        parts = [part for part in PARTS if part in data]
+        for part in parts:
             name = f"{names[part]} in {where}"
             graphs[part] = load_graph(data[part], name)
             metadata[part] = _metadata(graphs[part], part, name)
+        encoder = metadata["condition"].encoder
+        if (encoder is None) != ("content" in graphs):
+            either = "a content graph, or a condition graph that names the encoder it was trained with, and not both"
+            raise ModelError(f"the song engine in {where} must have {either}")
         sizes = _Sizes(
-            _width(graphs["content"], "content", f"{names['content']} in {where}"),
+            encoder.dimensions if encoder else _width(graphs["content"], "content", f"{names['content']} in {where}"),
             _width(graphs["condition"], "condition", f"{names['condition']} in {where}"),
             len(metadata["condition"].voices),
         )
-        for part in PARTS:
+        for part in parts:
             problem = _signature_problem(part, graphs[part], sizes)
             if problem:
                 raise ModelError(f"{names[part]} in {where}: {problem[:400]}")
         model = cls(graphs, metadata)
-        for part in PARTS:
+        for part in parts:
             model._try(part, sizes, f"{names[part]} in {where}")
         return model
 
@@ -211,14 +222,13 @@ class SongModel:
         drawn = sounding.wider(self._reach["vocoder"], self._reach["vocoder"], frames)
         denoised = drawn.wider(steps * self._reach["denoiser"], steps * self._reach["denoiser"], frames)
         conditioned = denoised.wider(self._reach["condition"], self._reach["condition"], frames)
-        heard = conditioned.wider(self._reach["content"], self._reach["content"], frames)
         try:
             with watch("content"):
-                (content,) = self._run("content", features=heard.of(take.features)[None])
+                content = self._content(take, conditioned)
             with watch("condition"):
                 (condition,) = self._run(
                     "condition",
-                    content=conditioned.within(heard, content[0])[None],
+                    content=content[None],
                     f0=conditioned.of(drawable)[None],
                     voiced=conditioned.of(take.voiced)[None],
                     loudness=conditioned.of(take.loudness)[None],
@@ -261,6 +271,16 @@ class SongModel:
             raise ModelError("the song engine gives numbers that are not finite")
         return audio[(start - sounding.start) * HOP : (stop - sounding.start) * HOP]
 
+    def _content(self, take: Frames, wanted: _Range) -> Floats:
+        """Content of these frames."""
+        if self.encoder is not None:
+            first = wanted.start // 2  # of its frames, one for two of ours
+            given = np.asarray(take.features[first : wanted.stop // 2 + 1], np.float32)
+            return on_grid(given, wanted.stop - 2 * first)[wanted.start - 2 * first :]
+        heard = wanted.wider(self._reach["content"], self._reach["content"], len(take.f0))
+        (content,) = self._run("content", features=heard.of(take.features)[None])
+        return wanted.within(heard, content[0])
+
 
 @dataclass(frozen=True)
 class _Range:
@@ -273,9 +293,9 @@ class _Range:
         """With so many frames of context, where the take has them."""
         return _Range(max(0, self.start - before), min(frames, self.stop + after))
 
-    def of(self, values: Floats) -> Floats:
+    def of(self, values: NDArray[np.floating]) -> Floats:
         """These frames of values of the whole take."""
-        return values[self.start : self.stop]
+        return np.asarray(values[self.start : self.stop], np.float32)
 
     def within(self, wider: _Range, values: Floats) -> Floats:
         """These frames of values of a wider range."""

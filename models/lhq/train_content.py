@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dsp.mel import mel_centres
-from models.lhq.content import MEAN_FRAMES, Conditioner, ContentConfig
+from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
 from models.lhq.data import Batch, Takes, pack_features
 from models.lhq.features import FLOOR
 from models.lhq.mel import DEFAULT
@@ -126,9 +126,7 @@ def hear(
             swap = torch.rand(count, 1, 1, generator=generator) < 0.5
             first, second = torch.where(swap, other, features), torch.where(swap, features, other)
             features = disturbed(torch.cat([first, second[count - config.paired :]]), generator)
-            gain = config.gain[0] + (config.gain[1] - config.gain[0]) * torch.rand(count, 1, generator=generator)
-            loudness = loudness + gain
-            mel = torch.clamp(mel + gain[..., None] * (-2 / math.log(MEL_FLOOR)), min=-1.0)
+            mel, loudness = at_other_level(mel, loudness, config.gain, generator)
         heard = model.encoder.normalise(features)[:, MEAN_FRAMES:-MEAN_FRAMES]
     with half_precision():
         content = model.encoder.encode(heard)
@@ -141,6 +139,19 @@ def hear(
         content = model.encoder.whiten(content)
     if not plain:
         content = model.disturb(content)
+    return conditioned(model, content, mel, loudness, batch, agreement)
+
+
+def at_other_level(mel: Tensor, loudness: Tensor, gain: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mel and loudness of a batch, each clip as if sung softer or louder within `gain`, natural logarithms."""
+    change = gain[0] + (gain[1] - gain[0]) * torch.rand(len(mel), 1, generator=generator)
+    return torch.clamp(mel + change[..., None] * (-2 / math.log(MEL_FLOOR)), min=-1.0), loudness + change
+
+
+def conditioned(
+    model: Conditioning, content: Tensor, mel: Tensor, loudness: Tensor, batch: Batch, agreement: Tensor
+) -> Heard:
+    """Pass content [batch, T, content], in place of the batch's own, with mel and loudness at their level, through the network."""
     with half_precision():
         condition = model.condition(
             content,

@@ -17,20 +17,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.lhq.content import MEAN_FRAMES, Conditioner, load_content
+from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
 from models.lhq.data import Batch, Takes
 from models.lhq.denoiser import Denoiser, DenoiserConfig
 from models.lhq.diffusion import sample
 from models.lhq.evolution import Action, LatencyTable, apply, choose, measure_latencies
 from models.lhq.objectives import Task, denoising, distillation_loss, spread_times, teaching_loss
 from models.lhq.train_content import CHECKPOINT as CONTENT
-from models.lhq.train_content import ContentTraining, hear, mel_loss
+from models.lhq.train_content import ContentTraining, Heard, hear, mel_loss
 from models.source_filter.data import read_table
 from models.source_filter.train import save
 
@@ -38,6 +38,7 @@ CHECKPOINT = "denoiser.pt"
 TRACE = "evolution.json"
 DENOISERS = ("network", "average", "teacher")
 PLACE = ("phase", "step", "spent", "spent_in_phase")
+Conditioned = TypeVar("Conditioned", bound=Conditioning)
 WARM = 50  # steps in which the learning rate rises
 
 
@@ -117,7 +118,13 @@ class Progress:
 
 
 class Run:
-    """A run at some step: networks, optimiser, and how far it is."""
+    """A run at some step: networks, optimiser, and how far it is.
+
+    `phases` are what it goes through; features reach `margin` frames beyond a crop, for the encoder.
+    """
+
+    phases: tuple[Phase, ...] = PHASES
+    margin = MEAN_FRAMES
 
     def __init__(self, takes: Takes, config: DenoiserTraining, content: ContentTraining, targets: dict[str, float]) -> None:
         self.takes = takes
@@ -129,15 +136,15 @@ class Run:
         self.spent, self.spent_in_phase = 0.0, 0.0
         self.actions: list[tuple[str, Action]] = []
         self.table: LatencyTable
-        self.conditioner: Conditioner
-        self.average_conditioner: Conditioner
+        self.conditioner: Conditioning
+        self.average_conditioner: Conditioning
         self.network: Denoiser
         self.average: Denoiser
         self.teacher: Denoiser
         self.optimiser: torch.optim.Optimizer
         self.held_out = self.draw(np.random.default_rng(config.seed), held_out=True)
 
-    def start(self, conditioner: Conditioner, sizes: DenoiserConfig, table: LatencyTable) -> None:
+    def start(self, conditioner: Conditioning, sizes: DenoiserConfig, table: LatencyTable) -> None:
         """From what stage 1 left. The noise's scale is the spread of the held-out mels about their coarse ones."""
         torch.manual_seed(self.config.seed)
         self.conditioner, self.average_conditioner = conditioner, copy.deepcopy(conditioner)
@@ -150,18 +157,23 @@ class Run:
         config = self.config
         helpers, shifted = (0.0, 0.0) if held_out else (config.helpers, config.shifted)
         return self.takes.batch(
-            rng, config.batch, config.frames, MEAN_FRAMES, helpers=helpers, shifted=shifted, held_out=held_out
+            rng, config.batch, config.frames, self.margin, helpers=helpers, shifted=shifted, held_out=held_out
         )
+
+    def hear(self, model: Conditioning, batch: Batch, generator: torch.Generator, *, plain: bool = False) -> Heard:
+        """A batch through encoder and condition network, see `train_content.hear`."""
+        assert isinstance(model, Conditioner)
+        return hear(model, batch, self.content, generator, plain=plain)
 
     def held_out_task(self) -> Task:
         with torch.no_grad():
-            heard = hear(self.average_conditioner, self.held_out, self.content, torch.Generator(), plain=True)
+            heard = self.hear(self.average_conditioner, self.held_out, torch.Generator(), plain=True)
         return Task.of(heard, self.held_out)
 
     def held_out_loss(self, denoiser: Denoiser, task: Task, keep: list[bool] | None = None) -> float:
         """With the same noise at every call: in a distillation, how far off the teacher's samples the student's are, squared and
         in the unit of the noise; else the loss on v."""
-        phase = PHASES[self.phase]
+        phase = self.phases[self.phase]
         noise = torch.randn(task.x.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             if not phase.steps:
@@ -173,10 +185,18 @@ class Run:
 
     def enter(self) -> None:
         """Begin the phase."""
-        phase = PHASES[self.phase]
-        if phase.halve or (phase.steps and not PHASES[self.phase - 1].size):
+        phase = self.phases[self.phase]
+        if phase.halve or (phase.steps and not self.phases[self.phase - 1].size):
             self.teacher = copy.deepcopy(self.average).requires_grad_(False)
-        network, task = copy.deepcopy(self.average), self.held_out_task()
+        network = self.evolved(phase, copy.deepcopy(self.average))
+        self.conditioner.load_state_dict(self.average_conditioner.state_dict())
+        self.network, self.average = network.requires_grad_(True), copy.deepcopy(network)
+        self.spent_in_phase = 0.0
+        self.open_optimiser()
+
+    def evolved(self, phase: Phase, network: Denoiser) -> Denoiser:
+        """The structure with which the phase begins."""
+        task = self.held_out_task()
         for _ in range(phase.actions):
             blocks = network.config.blocks
 
@@ -188,35 +208,34 @@ class Run:
                 break
             network = apply(network, action)
             self.actions.append((phase.size, action))
-        self.conditioner.load_state_dict(self.average_conditioner.state_dict())
-        self.network, self.average = network.requires_grad_(True), copy.deepcopy(network)
-        self.spent_in_phase = 0.0
-        self.open_optimiser()
+        return network
 
     def open_optimiser(self) -> None:
         config = self.config
         self.conditioner.requires_grad_(False)
-        if PHASES[self.phase].steps:
-            groups = [{"params": list(self.network.parameters()), "rate": config.distillation_learning_rate}]
+        if self.phases[self.phase].steps:
+            groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "rate": config.distillation_learning_rate}]
         else:
-            known = [*self.conditioner.condition.parameters(), *self.conditioner.voices.parameters()]
-            for parameter in known:
-                parameter.requires_grad_(True)
-            groups = [
-                {"params": list(self.network.parameters()), "rate": config.learning_rate},
-                {"params": known, "rate": config.condition_learning_rate},
-            ]
+            groups = [{"params": list(self.network.parameters()), "rate": config.learning_rate}, *self.conditioning_groups()]
+            for group in groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(True)
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    def conditioning_groups(self) -> list[dict[str, Any]]:
+        """What else learns from recordings, and how fast."""
+        known = [*self.conditioner.condition.parameters(), *self.conditioner.voices.parameters()]
+        return [{"params": known, "rate": self.config.condition_learning_rate}]
 
     def loss(self) -> Tensor:
         """Of a training step, which has its randomness from (seed, phase, step)."""
-        config, phase = self.config, PHASES[self.phase]
+        config, phase = self.config, self.phases[self.phase]
         rng = np.random.default_rng([config.seed, self.phase, self.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         torch.manual_seed(int(rng.integers(2**62)))
         batch = self.draw(rng)
         with torch.set_grad_enabled(not phase.steps):
-            heard = hear(self.conditioner, batch, self.content, generator)
+            heard = self.hear(self.conditioner, batch, generator)
         task = Task.of(heard, batch)
         noise = torch.randn(task.x.shape, generator=generator)
         if phase.steps:
@@ -229,7 +248,7 @@ class Run:
 
     def advance(self, done: float) -> float:
         """One training step at `done`, 0..1, of the phase; its loss."""
-        config, phase = self.config, PHASES[self.phase]
+        config, phase = self.config, self.phases[self.phase]
         factor = min(1.0, (self.step + 1) / WARM) * (max(0.0, 1 - done) if phase.anneal else 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
@@ -261,7 +280,7 @@ class Run:
             **{name: getattr(self, name) for name in PLACE},
         }
 
-    def resume(self, state: dict[str, Any], conditioner: Conditioner) -> None:
+    def resume(self, state: dict[str, Any], conditioner: Conditioning) -> None:
         """Inverse of `state`; `conditioner` is one of the right sizes."""
         self.conditioner, self.average_conditioner = conditioner, copy.deepcopy(conditioner)
         for name in DENOISERS:
@@ -297,11 +316,13 @@ def fit(
 
     `stop_after` ends early, after so many steps of this call, as a kill would but with a checkpoint written.
     """
+    if run.phase == len(run.phases):
+        return  # it was done before
     losses: list[float] = []
     saved = last = time.monotonic()
     taken = 0
-    while run.phase < len(PHASES):
-        phase = PHASES[run.phase]
+    while run.phase < len(run.phases):
+        phase = run.phases[run.phase]
         if run.step == 0:
             run.enter()
             last = time.monotonic()
@@ -330,10 +351,10 @@ def fit(
 def write_result(path: Path, run: Run) -> None:
     """The averages: a denoiser and the networks that tell it what to sing."""
     state = {"denoiser": run.average.state_dict(), "sizes": asdict(run.average.config)}
-    save(path, state | {"conditioner": run.average_conditioner.state_dict(), "steps": PHASES[run.phase].steps})
+    save(path, state | {"conditioner": run.average_conditioner.state_dict(), "steps": run.phases[run.phase].steps})
 
 
-def load_result(path: Path, conditioner: Conditioner) -> tuple[Denoiser, Conditioner]:
+def load_result(path: Path, conditioner: Conditioned) -> tuple[Denoiser, Conditioned]:
     """Inverse of `write_result`; `conditioner` is one of the right sizes."""
     state = torch.load(path, weights_only=True)
     denoiser = Denoiser(DenoiserConfig.from_json(state["sizes"]))

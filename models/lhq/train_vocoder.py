@@ -145,17 +145,20 @@ def fit(
     *,
     config: TrainingConfig | None = None,
     sizes: VocoderConfig | None = None,
+    start: tuple[Vocoder, Judges] | None = None,
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_at: float = float("inf"),
 ) -> Vocoder:
     """Train `steps` steps, and `adversarial_steps` more against discriminators, or until the clock's `stop_at`.
 
-    Resumes from `work`/vocoder.pt; returns the averaged network.
+    Resumes from `work`/vocoder.pt, or begins with networks to adapt, `start`, instead of fresh ones of these `sizes`; returns the
+    averaged network.
     """
-    config, sizes = config or TrainingConfig(), sizes or VocoderConfig()
+    config = config or TrainingConfig()
     torch.manual_seed(config.seed)
-    network, synthesis, judges = Vocoder(sizes), Synthesis(), Judges(1)
+    network, judges = copy.deepcopy(start) if start else (Vocoder(sizes or VocoderConfig()), Judges(1))
+    sizes, synthesis = network.config, Synthesis()
     average = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.adversarial_rate, betas=(0.8, 0.99), weight_decay=0.01)

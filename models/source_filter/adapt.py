@@ -34,6 +34,42 @@ def adaptable(base: Trained, name: str) -> Trained:
     return Trained(network, base.prior, [name])
 
 
+def own_recordings(name: str, folder: Path, work: Path) -> Recordings:
+    """The recordings in `folder` of the voice `name`, packed into `work` / "packed", a part of them held out.
+
+    Raises ValueError, one sentence, where the name or the recordings do not do.
+    """
+    if not re.match(NAME_PATTERN, name):
+        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
+    files = audio_files(folder)
+    if not files:
+        raise ValueError(f"expected recordings in {folder}, found no audio file there")
+    # A few long files are cut into clips, a few short ones are not: hold out one in three of those.
+    corpus = Corpus(folder=".", voice=name, hold_out=10 if len(files) >= 10 else 3)
+    pack(folder, [corpus], work / "packed")
+    recordings = Recordings(work / "packed")
+    seconds = sum(clip.samples for clip in recordings.clips) / SAMPLE_RATE
+    if seconds < LEAST_SECONDS or not any(clip.held_out for clip in recordings.clips):
+        raise ValueError(f"expected at least {LEAST_SECONDS:.0f} s in three or more recordings of {name}, found {seconds:.0f} s")
+    recordings.f0_range_hz(name)  # told before the work: there is none
+    return recordings
+
+
+def own_card(name: str, recordings: Recordings, quality: dict[str, float]) -> VoiceCard:
+    """The card of a voice that somebody trained on recordings of their own."""
+    low, high = recordings.f0_range_hz(name)
+    files, samples = len({clip.file for clip in recordings.clips}), sum(clip.samples for clip in recordings.clips)
+    return VoiceCard(
+        name=name,
+        display_name=name,
+        f0_range_hz=(round(low, 1), round(high, 1)),
+        licence="that of its recordings",
+        credits="the singer of the recordings",
+        training_data=f"{files} recordings, {samples / SAMPLE_RATE / 60:.1f} minutes",
+        quality=quality,
+    )
+
+
 def train_voice(
     name: str,
     folder: Path,
@@ -49,20 +85,9 @@ def train_voice(
     Stops after `steps`, or after `minutes` if that comes first. `work` keeps packed recordings and checkpoints: called again
     with the same one, training goes on where it stopped. Raises ValueError, one sentence, where the recordings do not do.
     """
-    if not re.match(NAME_PATTERN, name):
-        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
     torch.set_num_threads(threads)
     stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
-    files = audio_files(folder)
-    if not files:
-        raise ValueError(f"expected recordings in {folder}, found no audio file there")
-    # A few long files are cut into clips, a few short ones are not: hold out one in three of those.
-    corpus = Corpus(folder=".", voice=name, hold_out=10 if len(files) >= 10 else 3)
-    pack(folder, [corpus], work / "packed")
-    recordings = Recordings(work / "packed")
-    seconds = sum(clip.samples for clip in recordings.clips) / SAMPLE_RATE
-    if seconds < LEAST_SECONDS or not any(clip.held_out for clip in recordings.clips):
-        raise ValueError(f"expected at least {LEAST_SECONDS:.0f} s in three or more recordings of {name}, found {seconds:.0f} s")
+    recordings = own_recordings(name, folder, work)
     config = TrainingConfig(**read_table(Path(__file__).with_name("adapt.toml"), "training"))
     losses = [float("nan")]
 
@@ -72,16 +97,7 @@ def train_voice(
 
     base = adaptable(load_trained(), name)
     trained = fit(recordings, config, work, steps or DEFAULT_STEPS, watch, start=base, stop_at=stop_at)
-    low, high = recordings.f0_range_hz(name)
-    card = VoiceCard(
-        name=name,
-        display_name=name,
-        f0_range_hz=(round(low, 1), round(high, 1)),
-        licence="that of its recordings",
-        credits="the singer of the recordings",
-        training_data=f"{len(files)} recordings, {seconds / 60:.1f} minutes",
-        quality={"held_out_loss": round(losses[-1], 4)} if np.isfinite(losses[-1]) else {},
-    )
+    card = own_card(name, recordings, {"held_out_loss": round(losses[-1], 4)} if np.isfinite(losses[-1]) else {})
     out = work / f"{name}.voice"
     write_bank(trained, [card], name, card.licence, out)
     return out

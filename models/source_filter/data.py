@@ -167,10 +167,13 @@ class Recordings:
         self.speakers = self.voices + list(dict.fromkeys(c.speaker for c in self.clips if not c.target))
 
     def f0_range_hz(self, voice: str) -> tuple[float, float]:
-        """1st and 99th percentile of the voice's voiced f0."""
+        """1st and 99th percentile of the voice's voiced f0; ValueError, one sentence, if no pitch was found in it."""
         parts = [self._f0[c.start // HOP : (c.start + c.samples) // HOP] for c in self.clips if c.speaker == voice]
         track = np.concatenate(parts)
-        low, high = np.percentile(track[track[:, 1] > 0.5, 0], [1, 99])
+        voiced = track[track[:, 1] > 0.5, 0]
+        if not len(voiced):
+            raise ValueError(f"expected a voice in the recordings of {voice}, found no pitch anywhere")
+        low, high = np.percentile(voiced, [1, 99])
         return float(low), float(high)
 
     def read(self, clip: Clip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,0 +1,156 @@
+"""A new voice for the song engine: from recordings to a pack that sings, exact after a kill, with an encoder of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("swift_f0")
+
+from encoder_files import encoder_file  # noqa: E402
+from pedalboard.io import AudioFile  # noqa: E402
+
+from dsp.singer import Note, sing  # noqa: E402
+from models.graph import load_graph  # noqa: E402
+from models.lhq import adapt  # noqa: E402
+from models.lhq.adapt import Listener, SongTraining, train_voice  # noqa: E402
+from models.lhq.weights import load_base, save_base  # noqa: E402
+from models.pack import VoicePack  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four takes of 6 s."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for number in range(4):
+        notes = [Note(50 + (5 * k + number) % 12, 0.5, "aeiou"[k % 5], "smtl"[k % 4]) for k in range(12)]
+        with AudioFile(str(folder / f"{number}.wav"), "w", 48_000, 1) as file:
+            file.write(sing(notes, seed=number, tract=1.1).audio)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Small batches, told of and saved after every step."""
+    recipe = tmp_path_factory.mktemp("recipe") / "adapt.toml"
+    text = adapt.RECIPE.read_text()
+    small = re.sub(r"(?m)^frames = \d+", "frames = 40", re.sub(r"(?m)^batch = \d+", "batch = 3", text))
+    assert small != text
+    recipe.write_text(small)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("RECIPE", recipe), ("REPORT_EVERY", 1), ("SAVE_SECONDS", 0.0)):
+            patch.setattr(adapt, name, value)
+        yield
+
+
+def train(folder: Path, work: Path, steps: int, encoder: Path | None = None, stop_after: int | None = None) -> list[SongTraining]:
+    """Reports of a training into `work`, which is killed after so many steps."""
+    work.mkdir(exist_ok=True)
+    seen: list[SongTraining] = []
+
+    def report(now: SongTraining) -> None:
+        seen.append(now)
+        if now.stage != "packing" and now.step == stop_after:
+            raise KeyboardInterrupt
+
+    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, threads=1, progress=report)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def trained(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SongTraining]]:
+    """A training of ten steps through all phases."""
+    work = tmp_path_factory.mktemp("work")
+    return work, train(recordings, work, 10)
+
+
+def test_the_shipped_weights_are_those_of_the_bundled_pack() -> None:
+    """Else a new voice would begin with other networks than the ones that ship, and hear with another encoder."""
+    base = load_base()
+    listener = Listener(base, None)
+    pack = listener.shipped
+    graph = load_graph(pack.read(pack.manifest.songs["lhq"]["vocoder"]), "vocoder")
+    rng = np.random.default_rng(0)
+    mel = np.clip(rng.normal(-0.2, 0.3, (1, 40, 100)), -1, 1).astype(np.float32)
+    inputs = {"mel": mel, "f0": np.full((1, 40), 200, np.float32), "voiced": np.ones((1, 40), np.float32)}
+    with torch.no_grad():
+        wanted = base.vocoder(*(torch.from_numpy(x) for x in inputs.values()))
+    np.testing.assert_allclose(graph.session.run(["harmonic"], inputs)[0], wanted[0], atol=1e-3)
+    mobile = load_graph(pack.read(pack.manifest.songs["mobile"]["denoiser"]), "denoiser")
+    assert json.loads(mobile.metadata or "")["receptive_frames"] == base.denoiser.with_blocks(base.mobile).receptive_frames
+
+
+def test_the_base_survives_its_file(tmp_path: Path) -> None:
+    base = load_base()
+    save_base(base, tmp_path / "base.npz")
+    again = load_base(tmp_path / "base.npz")
+    assert (again.mobile, again.encoder) == (base.mobile, base.encoder)
+    for one, other in zip(base.networks().values(), again.networks().values(), strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    (tmp_path / "none.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match=r"expected the networks of a song engine in .*none\.npz"):
+        load_base(tmp_path / "none.npz")
+
+
+def test_a_voice_from_a_folder_sings(trained: tuple[Path, list[SongTraining]]) -> None:
+    work, seen = trained
+    pack = VoicePack.open(work / "me.voice")
+    shipped = Listener(load_base(), None).shipped
+    for size in ("lhq", "mobile"):
+        assert pack.song_model(size).voices == ("me",) and pack.song_model(size).encoder is None
+        names = pack.manifest.songs[size], shipped.manifest.songs[size]
+        assert pack.read(names[0]["content"]) == shipped.read(names[1]["content"])
+        # The networks have learned.
+        for part in ("denoiser", "vocoder"):
+            assert pack.read(names[0][part]) != shipped.read(names[1][part])
+    assert [now.stage for now in seen][-1] == "vocoder" and seen[-1].step == seen[-1].steps == 12
+    card = pack.manifest.voices[0]
+    low, high = card.f0_range_hz
+    assert 130 < low < 180 and 240 < high < 300 and "4 recordings, 0.4 minutes" in card.training_data
+    assert card.quality["song_held_out_db"] < card.quality["song_held_out_db_before"]
+
+
+@pytest.mark.parametrize("killed_after", [3, 7, 11])
+def test_a_killed_training_goes_on_exactly(
+    recordings: Path, trained: tuple[Path, list[SongTraining]], tmp_path: Path, killed_after: int
+) -> None:
+    """While the denoiser adapts, while it is distilled, and in the vocoder's turn: the same bytes in the end."""
+    for name in ("packed", "takes"):
+        shutil.copytree(trained[0] / name, tmp_path / name)
+    shutil.copy(trained[0] / "encoder.json", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(recordings, tmp_path, 10, stop_after=killed_after)
+    train(recordings, tmp_path, 10)
+    assert (tmp_path / "me.voice").read_bytes() == (trained[0] / "me.voice").read_bytes()
+
+
+def test_with_an_encoder_of_ones_own_the_pack_says_which(recordings: Path, tmp_path: Path) -> None:
+    encoder = encoder_file(tmp_path / "vec-256-layer-9.onnx")
+    seen = train(recordings, tmp_path / "work", 4, encoder)
+    pack = VoicePack.open(tmp_path / "work" / "me.voice")
+    card = pack.song_model("lhq").encoder
+    assert card is not None and (card.kind, card.dimensions, card.layer) == ("onnx", 256, 9)
+    assert str(card) == "vec-256-layer-9.onnx (256 values a frame of layer 9)"
+    assert all("content" not in parts for parts in pack.manifest.songs.values())
+    assert seen[-1].stage == "vocoder"
+    with pytest.raises(ValueError, match=r"expected the content encoder with which the training in .* was begun"):
+        train(recordings, tmp_path / "work", 4, encoder_file(tmp_path / "other.onnx", 768))
+
+
+def test_what_the_recordings_lack_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        with AudioFile(str(tmp_path / "in" / f"{number}.wav"), "w", 48_000, 1) as file:
+            file.write(np.zeros(8 * 48_000, np.float32))
+    with pytest.raises(ValueError, match="no pitch anywhere"):
+        train(tmp_path / "in", tmp_path / "work", 2)
