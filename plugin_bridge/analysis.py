@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from dsp.f0 import Method, track_f0
 from dsp.resampling import resample
 from dsp.slicing import frame_power
+from models.lhq.encoders import RATE as ENCODER_RATE
+from models.lhq.encoders import Encoder
 from models.lhq.features import content_features, loudness
 from models.lhq.song import HOP, SAMPLE_RATE
 from plugin_bridge.engine import HIGHEST_SAMPLE
@@ -30,6 +32,7 @@ Audio = NDArray[np.float32]
 FRAME_RATE = SAMPLE_RATE // HOP
 PIECE = 1500  # frames: an hour is hundreds of pieces, and the context around each adds little
 CONTEXT = 50  # frames on each side at least: pitch tracking wants some periods of the lowest voice
+ENCODER_CONTEXT = 200  # the same for a user's encoder, in which every frame attends to all others
 WINDOW_S = 0.04  # of the levels: two periods of the lowest voice
 
 
@@ -54,7 +57,7 @@ class Analysis:
     samples : int
         That were there.
     features, loudness : float32 [T, 80], [T]
-        See `models.lhq.features`.
+        See `models.lhq.features`; with an encoder that the user has, its `frames` in place of features.
     hz : float64 [T]
         Pitch; positive everywhere.
     voiced : bool [T]
@@ -64,7 +67,7 @@ class Analysis:
     """
 
     samples: int
-    features: Audio
+    features: NDArray[np.floating]
     loudness: Audio
     hz: NDArray[np.float64]
     voiced: NDArray[np.bool_]
@@ -87,13 +90,17 @@ def whole_frames(rate: int) -> int:
     return Fraction(math.gcd(rate, SAMPLE_RATE) * HOP, SAMPLE_RATE).denominator
 
 
-def analyse(source: Source, method: Method, threads: int, stages: Stages, advance: Callable[[int], None]) -> Analysis:
+def analyse(
+    source: Source, method: Method, threads: int, stages: Stages, advance: Callable[[int], None], encoder: Encoder | None = None
+) -> Analysis:
     """Listen to all of a source; `advance` is called with the number of samples heard since its last call.
 
     Raises
     ------
     FileError
         If it is damaged.
+    ModelError
+        If the encoder fails.
     """
     rate = int(source.sample_rate)
     samples = 0
@@ -104,8 +111,9 @@ def analyse(source: Source, method: Method, threads: int, stages: Stages, advanc
             samples += block.shape[1]
             yield block
 
+    pieces = _pieces(blocks(), rate, CONTEXT if encoder is None else ENCODER_CONTEXT)
     heard: list[_Heard] = []
-    for found in in_order(lambda piece: _listen(piece, rate, method, stages), _pieces(blocks(), rate), threads):
+    for found in in_order(lambda piece: _listen(piece, rate, method, stages, encoder), pieces, threads):
         heard.append(found)
         advance(len(found.power) * rate // FRAME_RATE)
     return Analysis(
@@ -132,9 +140,9 @@ def watched(source: Source, stages: Stages) -> Iterator[Audio]:
         yield block
 
 
-def _pieces(blocks: Iterator[Audio], rate: int) -> Iterator[_Piece]:
+def _pieces(blocks: Iterator[Audio], rate: int, least: int) -> Iterator[_Piece]:
     align = whole_frames(rate)
-    context = -(-CONTEXT // align) * align
+    context = -(-least // align) * align
     held: list[Audio] = []
     first, begin, samples = 0, 0, 0  # `begin`: the frame with which what is held begins
     for block in blocks:
@@ -160,7 +168,7 @@ def _pieces(blocks: Iterator[Audio], rate: int) -> Iterator[_Piece]:
 class _Heard:
     """`Analysis` of one piece."""
 
-    features: Audio
+    features: NDArray[np.floating]
     loudness: Audio
     hz: NDArray[np.float64]
     voiced: NDArray[np.bool_]
@@ -168,7 +176,7 @@ class _Heard:
     channel_power: NDArray[np.float64]
 
 
-def _listen(piece: _Piece, rate: int, method: Method, stages: Stages) -> _Heard:
+def _listen(piece: _Piece, rate: int, method: Method, stages: Stages, encoder: Encoder | None) -> _Heard:
     own = slice(piece.first - piece.begin, piece.stop - piece.begin)
     count = piece.stop - piece.first
     with stages.watch("levels"):
@@ -181,6 +189,18 @@ def _listen(piece: _Piece, rate: int, method: Method, stages: Stages) -> _Heard:
     with stages.watch("pitch"):
         pitch = track_f0(audio, SAMPLE_RATE, method)
     with stages.watch("features"):
-        features = content_features(audio)[own]
+        features: NDArray[np.floating] = content_features(audio)[own]
         loud = loudness(features)
+    if encoder is not None:
+        with stages.watch("content"):
+            features = _encoded(encoder, resample(audio, SAMPLE_RATE, ENCODER_RATE), own)
     return _Heard(features, loud, pitch.hz[own], pitch.voiced[own], power, channel_power)
+
+
+def _encoded(encoder: Encoder, audio: Audio, own: slice) -> NDArray[np.float16]:
+    """Content of the frames `own` of audio at 16 kHz, one for two of them: halved twice, an hour of it is no more than 300 MB."""
+    content, wanted = encoder.frames(audio), -(-own.stop // 2)
+    # A frame at the very end of the audio is one of ours, and none of the encoder's.
+    content = np.pad(content, ((0, max(0, wanted - len(content))), (0, 0)), mode="edge")[own.start // 2 : wanted]
+    largest = np.finfo(np.float16).max
+    return np.clip(content, -largest, largest).astype(np.float16)

@@ -213,6 +213,9 @@ def render(
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; the result is the same.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed gives the same bytes.")] = 0,
     method: Annotated[str, typer.Option(help="That tracks the pitch: swift (network), dio (fast) or harvest (slow).")] = "swift",
+    encoder: Annotated[
+        Path | None, typer.Option(help="The content encoder of a voice that was trained with one of yours: .onnx, or a folder.")
+    ] = None,
     f0: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Pitch of the source (time_s, hz, voiced), in place of what is tracked.")
     ] = None,
@@ -266,6 +269,7 @@ def render(
             steps=steps,
             seed=seed,
             method=cast("Method", method),
+            encoder=encoder,
         )
         separator = None if separate is None else Separator(separate, separate_fft, cast("Stem | None", separate_stem))
     except (ValueError, OSError) as error:

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv, write_f0_csv
 from dsp.resampling import exact_rate, resample
 from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
-from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames
+from models.graph import ModelError
+from models.lhq.encoders import Encoder, load_encoder
+from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
 from plugin_bridge.files import BIT_DEPTH, FileError, beside, open_writer, replacing
@@ -29,7 +31,7 @@ from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.remix import Mix, remix
 from plugin_bridge.stages import Stages, in_order
-from plugin_bridge.voices import Voice, voice_target
+from plugin_bridge.voices import Voice, voice_target, voice_text
 
 if TYPE_CHECKING:
     from models.pack import Size
@@ -138,11 +140,13 @@ class SongRenderer:
         Of all noise, >= 0: the same seed gives the same bytes.
     method : "swift", "dio" or "harvest"
         That tracks the pitch: see `dsp.f0.track_f0`.
+    encoder : path, optional
+        The content encoder, ONNX file or Hugging Face folder, for a voice that was trained with one of the user's.
 
     Raises
     ------
     UnknownVoiceError, PackError, ModelError
-        If there is no such voice, or its pack has no song engine of this size that can be run.
+        If there is no such voice, its pack has no song engine of this size that can be run, or it needs another encoder.
     ValueError, TypeError
         For a parameter out of range or of the wrong type.
     """
@@ -156,6 +160,7 @@ class SongRenderer:
         steps: int = 1,
         seed: int = 0,
         method: Method = "swift",
+        encoder: str | Path | None = None,
     ) -> None:
         self.threads = _whole("threads", threads, 1, 256)
         self.steps = _whole("steps", steps, 1, MOST_STEPS)
@@ -166,6 +171,7 @@ class SongRenderer:
         self.method = method
         self._model = target.pack.song_model(size)
         self._weights = np.array(target.weights, np.float32)
+        self._encoder = _matching_encoder(self._model, voice_text(self.voice), None if encoder is None else Path(encoder))
 
     def render(
         self,
@@ -284,7 +290,7 @@ class SongRenderer:
             heard = min(heard + samples, source.samples)
             clock.tell("listening", heard / source.samples)
 
-        analysis = analyse(source, self.method, self.threads, stages, advance)
+        analysis = analyse(source, self.method, self.threads, stages, advance, self._encoder)
         return Song(self, source, analysis, wishes, stages, clock)
 
 
@@ -482,6 +488,22 @@ class _Clock:
         whole = done * ANALYSIS_SHARE if stage == "listening" else ANALYSIS_SHARE + done * (1 - ANALYSIS_SHARE)
         spent = time.perf_counter() - self._start
         self._tell(Progress(stage, done, whole, spent * (1 / whole - 1) if whole > 0 else math.inf))
+
+
+def _matching_encoder(model: SongModel, voice: str, path: Path | None) -> Encoder | None:
+    """The encoder at `path`, if it is the one with which the model was trained; None for a model with its own."""
+    wanted = model.encoder
+    if wanted is None:
+        if path is not None:
+            raise ModelError(f"the voice {voice} has a content encoder of its own, so it takes none from {path}")
+        return None
+    if path is None:
+        raise ModelError(f"the voice {voice} was trained with the content encoder {wanted}, which must be given: --encoder PATH")
+    encoder = load_encoder(path)
+    found = encoder.card()
+    if not wanted.matches(found):
+        raise ModelError(f"the voice {voice} was trained with the content encoder {wanted}, and {found} is another one")
+    return encoder
 
 
 def _first_sample(frame: int, rate: int) -> int:

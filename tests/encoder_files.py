@@ -18,9 +18,10 @@ def encoder_file(
     rank: int = 3,
     declared: object = None,
     field: int = FIELD,
+    gain: float = 1.0,
 ) -> Path:
-    """A convolution over the audio: channel c of a frame is (c + 1) times the mean of the 400 samples that the frame hears."""
-    kernel = np.repeat(np.arange(1, channels + 1, dtype=np.float32)[:, None, None] / field, field, 2)
+    """A convolution over the audio: channel c of a frame is (c + 1) `gain` times the mean of the 400 samples that it hears."""
+    kernel = np.float32(gain) * np.repeat(np.arange(1, channels + 1, dtype=np.float32)[:, None, None] / field, field, 2)
     nodes = [
         helper.make_node("Conv", [source, "kernel"], ["frames"], strides=[HOP]),
         helper.make_node("Transpose", ["frames"], [embed if rank == 3 else "turned"], perm=[0, 2, 1]),

@@ -150,6 +150,25 @@ def test_a_graph_that_fails_on_some_audio_says_so(tmp_path):
         model.convert(take(20), 0, 20, ONE)
 
 
+def test_content_comes_from_one_place():
+    """A graph of the pack's own, or an encoder that the condition names."""
+    graphs = song_graphs({"a": 0.0})
+    without = {part: graph for part, graph in graphs.items() if part != "content"}
+    with pytest.raises(ModelError, match="must have a content graph, or a condition graph that names the encoder"):
+        load(without)
+    card = {"name": "vec.onnx", "kind": "onnx", "dimensions": 16, "layer": None, "probe": [0.0] * 32}
+    named = spoilt("condition", {"encoder": card})
+    with pytest.raises(ModelError, match="and not both"):
+        load(named)
+    del named["content"]
+    assert str(load(named).encoder) == "vec.onnx (16 values a frame)"
+    for wrong in ({"dimensions": 2000}, {"probe": [0.0]}, {"name": "\x1b[2J"}, {"kind": "pickle"}):
+        graphs = spoilt("condition", {"encoder": card | wrong})
+        del graphs["content"]
+        with pytest.raises(ModelError, match=rf"encoder\.{next(iter(wrong))}"):
+            load(graphs)
+
+
 def test_a_pack_knows_its_sizes(tmp_path):
     pack = VoicePack.open(write_song_pack(tmp_path / "s.voice", {"a": 0.0, "b": -6.0}))
     assert pack.song_model("lhq").voices == ("a", "b") and pack.song_model("lhq") is pack.song_model("lhq")

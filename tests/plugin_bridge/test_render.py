@@ -1,6 +1,7 @@
 """Whole recordings with the song engine: in place to the sample, silent where their source is, the same on any number of cores."""
 
 import itertools
+import json
 import subprocess
 import sys
 from functools import lru_cache
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoder_files import encoder_file
 from onnx import TensorProto, helper
-from packs import constant, voice_card
+from packs import constant, value, voice_card
 from pedalboard.io import AudioFile
-from song_packs import song_graphs, write_song_pack
+from song_packs import CONTENT, song_graphs, song_metadata, write_song_pack
 
 from dsp.envelope import envelope_lag_ms, level_correlation
 from dsp.f0 import F0Track, track_f0, write_f0_csv
@@ -19,6 +21,7 @@ from dsp.pitch import compare_pitch, track_pitch
 from dsp.resampling import resample
 from dsp.singer import Note, sing
 from dsp.slicing import Slicing
+from models.lhq.encoders import load_encoder
 from plugin_bridge import render
 from plugin_bridge.files import FileError
 from plugin_bridge.render import SongRenderer
@@ -298,3 +301,70 @@ def test_memory_grows_by_what_is_kept_of_each_frame_alone(tmp_path, voice):
 def test_an_hour_fits_into_memory(tmp_path, voice):
     pytest.importorskip("resource")
     assert peak_mib(tmp_path, voice, 3600) < 1536
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """(voice, encoder): a pack without a content graph, trained with that encoder of 256 values."""
+    path = encoder_file(tmp_path / "vec-256-layer-9.onnx")
+    return foreign_pack(tmp_path / "foreign.voice", path), path
+
+
+def foreign_pack(path, encoder):
+    graphs = song_graphs({"far": 0.0})
+    del graphs["content"]
+    card = load_encoder(encoder).card()
+    condition = graphs["condition"]
+    condition.graph.input[0].CopyFrom(value("content", [1, "T", card.dimensions]))
+    # Wider content, of which the graph hears the first channels.
+    for node in condition.graph.node:
+        node.input[:] = ["few" if name == "content" else name for name in node.input]
+    condition.graph.initializer.extend([constant(name, [k], np.int64) for name, k in (("zero", 0), ("some", CONTENT), ("axis", 2))])
+    condition.graph.node.insert(0, helper.make_node("Slice", ["content", "zero", "some", "axis"], ["few"]))
+    about = song_metadata("condition", ["far"]) | {"encoder": card.model_dump()}
+    helper.set_model_props(condition, {"plugin_bridge": json.dumps(about)})
+    return str(write_song_pack(path, {"far": 0.0}, graphs))
+
+
+def test_a_voice_hears_with_the_encoder_it_was_trained_with(foreign, tmp_path):
+    voice, encoder = foreign
+    rate = 44_101
+    audio = np.concatenate([phrase(rate, 12)] * 3)[None]  # 18 s: two pieces of the analysis
+    heard = SongRenderer(voice, encoder=encoder, threads=2).convert(audio, rate)
+    assert heard.shape == audio.shape and level_correlation(audio[0], heard[0], rate) > 0.9
+    assert np.array_equal(heard, SongRenderer(voice, encoder=str(encoder), threads=1).convert(audio, rate))
+    # What it hears does count: an encoder that hears all forty times as loud makes another sound. It is another one,
+    # so the pack must say that it is wanted.
+    louder = encoder_file(tmp_path / "louder.onnx", gain=40.0)
+    other = SongRenderer(foreign_pack(tmp_path / "louder.voice", louder), encoder=louder).convert(audio, rate)
+    assert np.max(np.abs(other - heard)) > 1e-3
+
+
+def test_slices_with_a_given_encoder_are_the_take_in_one_piece(foreign, monkeypatch):
+    voice, encoder = foreign
+    renderer, audio = SongRenderer(voice, encoder=encoder), phrase(40_000, 8)[None, 4321:]
+    whole = renderer.convert(audio, 40_000)
+    monkeypatch.setattr(render, "SLICING", Slicing(shortest=0, longest=71))
+    assert np.max(np.abs(renderer.convert(audio, 40_000) - whole)) <= 1e-6
+
+
+@pytest.mark.parametrize("samples", [1, 2, 399, 400, 401, 12_345, 600_000, 600_400])
+def test_any_length_is_heard_by_a_given_encoder(foreign, samples):
+    voice, encoder = foreign
+    audio = np.tile(phrase(40_000, 6), 6)[None, 20_000 : 20_000 + samples]
+    assert SongRenderer(voice, encoder=encoder).convert(audio, 40_000).shape == (1, samples)
+
+
+def test_another_encoder_than_the_voices_is_refused(foreign, voice, tmp_path):
+    trained, encoder = foreign
+    wanted = r"vec-256-layer-9\.onnx \(256 values a frame of layer 9\)"
+    with pytest.raises(ValueError, match=rf"was trained with the content encoder {wanted}, which must be given"):
+        SongRenderer(trained)
+    for other in (encoder_file(tmp_path / "wide.onnx", 768), encoder_file(tmp_path / "vec-256-layer-12.onnx", gain=-1.0)):
+        with pytest.raises(ValueError, match=rf"content encoder {wanted}, and {other.name} .* is another one"):
+            SongRenderer(trained, encoder=other)
+    # The same network under another name is the same.
+    encoder.rename(tmp_path / "renamed.onnx")
+    SongRenderer(trained, encoder=tmp_path / "renamed.onnx")
+    with pytest.raises(ValueError, match=r"has a content encoder of its own, so it takes none from .*renamed\.onnx"):
+        SongRenderer(voice, encoder=tmp_path / "renamed.onnx")
