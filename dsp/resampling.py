@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from dsp.history import History
+from dsp.products import product
 
 # Hz, both ends included: what audio hardware and plugin hosts use.
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
@@ -247,7 +248,7 @@ def resample(audio: NDArray[np.float32], in_rate: int, out_rate: int) -> NDArray
         windows = np.lib.stride_tricks.as_strided(
             padded[begins[0] :], (groups, seen), (hop * padded.itemsize, padded.itemsize), writeable=False
         )
-        out[:, first : first + len(outputs)] = windows @ matrix
+        out[:, first : first + len(outputs)] = product(windows, matrix)
     resampled: NDArray[np.float32] = out.ravel()[:count]
     return resampled
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.mel import hz_to_mel, mel_to_hz, mel_weights
+from dsp.products import product
 from models.lhq.mel import DEFAULT, centred_spectra, hann
 
 WINDOW = 1024  # 25.6 ms: short enough for plosives, long enough that the periods of a bass do not beat in the frames
@@ -23,7 +24,7 @@ def content_features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     weights = mel_weights(WINDOW, DEFAULT.sample_rate, BANDS, LOW_HZ, TOP_HZ).astype(np.float32)
     out = np.empty((DEFAULT.frames(len(audio)), BANDS), np.float32)
     for first, spectra in centred_spectra(audio, hann(WINDOW) * np.float32(2 / WINDOW), DEFAULT.hop):
-        energy = (spectra.real**2 + spectra.imag**2) @ weights
+        energy = product(spectra.real**2 + spectra.imag**2, weights)
         out[first : first + len(spectra)] = 0.5 * np.log(energy + FLOOR)
     return out
 
@@ -36,4 +37,4 @@ def loudness(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     edges = mel_to_hz(np.linspace(hz_to_mel(LOW_HZ), hz_to_mel(TOP_HZ), BANDS + 2))
     width = ((edges[2:] - edges[:-2]) / 2 / (DEFAULT.sample_rate / WINDOW)).astype(np.float32)
-    return np.asarray(0.5 * np.log(np.exp(2 * features) @ (width / 3)))
+    return np.asarray(0.5 * np.log(np.einsum("tb,b->t", np.exp(2 * features), width / 3)))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dsp.filters import crossfading_hann, gain_matrix, minimum_phase_matrix
+from dsp.products import product
 from models.lhq.noise import frame_noise
 
 SAMPLE_RATE = 40_000
@@ -156,7 +157,7 @@ def _add(out: Floats, at: int, part: Floats) -> None:
 
 def filtered_pulses(frames: Floats, gains: Floats) -> Floats:
     """[n, 2 * HOP] excitation through the minimum-phase filters of log gains [n, GAINS] -> [n, FFT]."""
-    log_magnitude, phase = np.split(gains @ _matrices()[0], 2, axis=1)
+    log_magnitude, phase = np.split(product(gains, _matrices()[0]), 2, axis=1)
     magnitude = np.exp(log_magnitude)
     response = np.empty(phase.shape, np.complex64)
     response.real, response.imag = magnitude * np.cos(phase), magnitude * np.sin(phase)
@@ -167,5 +168,5 @@ def filtered_noise(frames: Floats, gains: Floats) -> Floats:
     """[n, NOISE_STEPS, 2 * NOISE_HOP] through the zero-phase filters of log gains [n, NOISE_STEPS, GAINS] -> [.., NOISE_FFT]."""
     margin = (NOISE_FFT - 2 * NOISE_HOP) // 2
     padded = np.pad(frames.reshape(-1, 2 * NOISE_HOP), ((0, 0), (margin, margin)))
-    magnitude = np.exp(gains.reshape(-1, GAINS) @ _matrices()[1])
+    magnitude = np.exp(product(gains.reshape(-1, GAINS), _matrices()[1]))
     return np.asarray(np.fft.irfft(np.fft.rfft(padded) * magnitude, NOISE_FFT), np.float32)
