@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.llvc.checkpoint import config_text
 from models.llvc.discriminators import Discriminators
 from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
-from models.llvc.losses import MelLoss, discriminator_loss, feature_loss, generator_loss
+from models.llvc.losses import EnvelopeLoss, MelLoss, discriminator_loss, feature_loss, generator_loss
 from models.llvc.network import Generator
 from models.llvc.pairs import Pairs
 
@@ -53,6 +53,7 @@ class TrainingConfig:
     adversarial: float
     features: float
     mel: float
+    envelope: float
     encoder: float
     distance: Distance
 
@@ -114,6 +115,7 @@ class Trainer:
         self.encoder = None if encoder is None else EncoderLoss(encoder, config.distance).to(device)
         self.generator, self.discriminators = generator.to(device), discriminators.to(device)
         self.mel = MelLoss(generator.config.sample_rate).to(device)
+        self.envelope = EnvelopeLoss(generator.config.sample_rate).to(device)
         self.optimisers = [
             torch.optim.AdamW(module.parameters(), config.learning_rate, BETAS, EPSILON, weight_decay=0.0)
             for module in (self.generator, self.discriminators)
@@ -135,7 +137,10 @@ class Trainer:
         with self.autocast():
             made = self.generator(original).float()
         losses = {"mel": self.mel(made[:, 0], recorded[:, 0])}
-        weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel, "encoder": config.encoder}
+        if config.envelope:
+            losses["envelope"] = self.envelope(made[:, 0], recorded[:, 0])
+        weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel}
+        weights |= {"envelope": config.envelope, "encoder": config.encoder}
         if self.encoder is not None:
             losses["encoder"] = self.encoder(made[:, 0], recorded[:, 0])
         if alone:

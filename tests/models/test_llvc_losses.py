@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from models.llvc.discriminators import Discriminators, Period, Verdict, discriminator_set, hifi_gan_scale, vits_scale  # noqa: E402
 from models.llvc.losses import (  # noqa: E402
+    EnvelopeLoss,
     MelLoss,
     Resolution,
     discriminator_loss,
@@ -150,3 +151,17 @@ def test_a_sine_stands_in_its_band():
 
 def test_at_48_khz_the_resolutions_last_as_long():
     assert MelLoss(48_000).resolutions[0] == Resolution(3072, 360, 1800)
+
+
+@pytest.mark.parametrize("sample_rate", [16_000, 48_000])
+def test_the_envelope_loss_of_a_louder_take_is_the_logarithm_of_its_gain(sample_rate):
+    x = 0.1 * torch.from_numpy(np.random.default_rng(0).standard_normal((2, sample_rate))).float()
+    assert EnvelopeLoss(sample_rate)(1.5 * x, x).item() == pytest.approx(np.log(1.5), rel=1e-3)
+
+
+def test_the_envelope_loss_hears_envelopes_and_the_mel_loss_single_realisations():
+    # Two draws of one noise have one envelope. What is left is estimation error: a bin's power has a relative deviation of 1.
+    first, second = (0.1 * torch.from_numpy(np.random.default_rng(k).standard_normal((1, 32_000))).float() for k in range(2))
+    assert EnvelopeLoss(16_000)(first, second).item() < 0.5 * MelLoss(16_000)(first, second).item()
+    # A pause has none.
+    assert EnvelopeLoss(16_000)(torch.cat([first, 1e-5 * first], 1), torch.cat([first, 1e-4 * second], 1)).item() < 0.05
