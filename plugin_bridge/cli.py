@@ -18,7 +18,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 from rich import box
@@ -142,7 +142,9 @@ def convert(
         Path | None,
         typer.Option(help="Gestures in time: TAKE.json of live --record, or .csv lines of seconds, OSC address, value."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="stream: the real-time engine, many times faster than real time.")] = "stream",
+    engine: Annotated[
+        str, typer.Option(help="stream, the real-time engine; or song, which sounds best: see render, which has more options.")
+    ] = "stream",
     report: Annotated[
         Path | None, typer.Option(metavar="PAGE.html", help="Write a page with spectrograms, pitch and players, before and after.")
     ] = None,
@@ -154,8 +156,7 @@ def convert(
     """
     if len(paths) < 2:
         _fail("convert needs at least one recording and, last, the file or folder to write")
-    if engine != "stream":
-        _fail(f"the engine must be stream, not {engine!r}")
+    _check_engine(engine)
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
     from plugin_bridge.convert import Settings
@@ -173,9 +174,10 @@ def convert(
             gate_db=gate,
             transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
             automation=None if automation is None else read_timeline(automation),
+            engine=cast("Literal['stream', 'song']", engine),
         )
         # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
-        settings.converter(0.0 if settings.transpose == "auto" else settings.transpose).prepare(48_000)
+        settings.check()
         jobs, problems = plan(paths[:-1], paths[-1])
     except (ValueError, OSError) as error:
         _fail(str(error))
@@ -968,6 +970,11 @@ def _bench_song(voice: str, size: str, seconds: float, out: Path) -> None:
         table.add_row(f"{stage}, processor time", *(f"{100 * share:.2f} %" for share in shares))
     _print_table(table)
     _write_json(out, figures)
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ("stream", "song"):
+        _fail(f"the engine must be stream or song, not {engine!r}")
 
 
 def _check_size(size: str) -> None:

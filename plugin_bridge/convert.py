@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.timeline import Player, Timeline
 from plugin_bridge.voices import find_voice
 
+# What converts with the song engine builds on this module, and is imported where it is used.
+if TYPE_CHECKING:
+    from models.pack import Size
+    from plugin_bridge.render import Progress, SongRenderer
+
 EXCERPT_S = 4.0  # of which the pitch is tracked for --transpose auto; a few spread over the recording ...
 EXCERPTS = 6  # ... tell its median as well as all of it, in bounded time
 
@@ -28,11 +33,22 @@ Transposition = float | Literal["auto"]
 """Semitones, or "auto": what brings the source's median pitch into the voice's range."""
 
 
+class Numbers(TypedDict):
+    """Arguments of `VoiceConverter` and of `SongRenderer.render` alike."""
+
+    pitch_shift: float
+    formant_shift: float
+    mix: float
+    gain_db: float
+    gate_db: float
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to convert; the fields are `VoiceConverter`'s arguments, and `transpose` comes on top of `pitch_shift`.
 
-    With `automation` the others hold until it says otherwise.
+    With `automation`, which the stream engine alone knows, the others hold until it says otherwise. `size` and `steps` are those
+    of the song engine.
     """
 
     voice: str | dict[str, float]
@@ -43,17 +59,45 @@ class Settings:
     gate_db: float = -90.0
     transpose: Transposition = 0.0
     automation: Timeline | None = None
+    engine: Literal["stream", "song"] = "stream"
+    size: Size = "lhq"
+    steps: int = 1
+
+    def check(self) -> None:
+        """Raise, before any recording is opened, what would be wrong with each: a voice, a pack, a number."""
+        converter = self.converter(0.0 if self.transpose == "auto" else self.transpose)
+        if self.engine == "stream":
+            converter.prepare(48_000)
+        elif self.automation is not None:
+            raise ValueError("gestures in time are for the stream engine, and the engine is song")
+        else:
+            self.renderer()
+
+    def renderer(self) -> SongRenderer:
+        """A renderer of these settings' voice."""
+        from plugin_bridge.render import SongRenderer
+
+        return SongRenderer(self.voice, size=self.size, steps=self.steps)
 
     def converter(self, transposition: float = 0.0) -> VoiceConverter:
         """A converter with these settings, moved by `transposition` semitones on top."""
-        return VoiceConverter(
-            self.voice,
-            pitch_shift=self.pitch_shift + transposition,
-            formant_shift=self.formant_shift,
-            mix=self.mix,
-            gain_db=self.gain_db,
-            gate_db=self.gate_db,
-        )
+        return VoiceConverter(self.voice, **self.numbers(transposition))
+
+    def convert(self, audio: NDArray[np.float32], sample_rate: float, transposition: float) -> NDArray[np.float32]:
+        """Audio [channels, n] converted in memory, moved by `transposition` semitones on top."""
+        if self.engine == "stream":
+            return self.converter(transposition)(audio, sample_rate)
+        return self.renderer().convert(audio, sample_rate, **self.numbers(transposition))
+
+    def numbers(self, transposition: float = 0.0) -> Numbers:
+        """What both engines take, moved likewise."""
+        return {
+            "pitch_shift": self.pitch_shift + transposition,
+            "formant_shift": self.formant_shift,
+            "mix": self.mix,
+            "gain_db": self.gain_db,
+            "gate_db": self.gate_db,
+        }
 
 
 @dataclass(frozen=True)
@@ -98,7 +142,7 @@ class Conversion:
 def convert_file(
     source: Path, target: Path, settings: Settings, advance: Callable[[int], None] = lambda samples: None
 ) -> Conversion:
-    """Convert a recording to a file of the same rate, channel count and length, time-aligned.
+    """Convert a recording to a file of the same rate, channel count and length, time-aligned, with the engine of the settings.
 
     Parameters
     ----------
@@ -111,10 +155,13 @@ def convert_file(
     Raises
     ------
     FileError
-        If the source cannot be read, the voice's model fails on it, or the target cannot be written.
+        If the source cannot be read, the voice's model fails on it, or the target cannot be written; the song engine needs a
+        voice in it, too.
     ValueError
         From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
     """
+    if settings.engine == "song":
+        return _convert_song(source, target, settings, advance)
     start = time.perf_counter()
     with open_recording(source) as recording:
         rate = recording.sample_rate
@@ -137,6 +184,20 @@ def convert_file(
             peak=peak,
             elapsed_s=time.perf_counter() - start,
         )
+
+
+def _convert_song(source: Path, target: Path, settings: Settings, advance: Callable[[int], None]) -> Conversion:
+    with open_recording(source) as recording:
+        samples = recording.samples
+    told = 0
+
+    def progress(now: Progress) -> None:
+        nonlocal told
+        done = int(now.whole * samples)
+        advance(done - told)
+        told = done
+
+    return settings.renderer().render(source, target, **settings.numbers(), transpose=settings.transpose, progress=progress)
 
 
 def find_transposition(recording: Recording, settings: Settings) -> float:

@@ -288,7 +288,7 @@ def evaluate(
     """
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder with recordings")
-    settings.converter(0.0 if settings.transpose == "auto" else settings.transpose).prepare(48_000)  # told once, not for each
+    settings.check()  # told once, not for each
     jobs, problems = plan([folder], out / CONVERTED)
     if not jobs:
         raise FileError(problems[0])
@@ -349,7 +349,7 @@ def _rooms(
     audio = load_mono(source, MODEL_RATE)[None]
     cosines = {}
     for name, worse in (("noise", with_noise), ("reverb", with_reverb)):
-        made = settings.converter(transposition)(worse(audio, MODEL_RATE), MODEL_RATE)[0]
+        made = settings.convert(worse(audio, MODEL_RATE), MODEL_RATE, transposition)[0]
         cosines[f"{name}_cosine_target"] = float(judge.speaker(_at_judges_rate(made)) @ target)
     return cosines
 

@@ -106,17 +106,21 @@ class Rendering(Conversion):
 class Wishes:
     """How to convert; `transpose` comes on top of `pitch_shift`, both in semitones like `formant_shift`.
 
-    `f0` is a table of the source's pitch, see `dsp.f0.read_f0_csv`, in place of what is tracked.
+    `mix`, `gain_db` and `gate_db` are `VoiceConverter`'s. `f0` is a table of the source's pitch, see `dsp.f0.read_f0_csv`, in
+    place of what is tracked.
     """
 
     pitch_shift: float = 0.0
     formant_shift: float = 0.0
     transpose: Transposition = 0.0
     f0: Path | None = None
+    mix: float = 1.0
+    gain_db: float = 0.0
+    gate_db: float = -90.0
 
     def __post_init__(self) -> None:
-        PARAMETERS["pitch_shift"].number(self.pitch_shift)
-        PARAMETERS["formant_shift"].number(self.formant_shift)
+        for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db"):
+            PARAMETERS[name].number(getattr(self, name))
         if self.transpose != "auto":
             PARAMETERS["pitch_shift"].number(self.pitch_shift + self.transpose)
 
@@ -180,6 +184,9 @@ class SongRenderer:
         *,
         pitch_shift: float = 0.0,
         formant_shift: float = 0.0,
+        mix: float = 1.0,
+        gain_db: float = 0.0,
+        gate_db: float = -90.0,
         transpose: Transposition = 0.0,
         f0: str | Path | None = None,
         f0_out: str | Path | None = None,
@@ -192,8 +199,8 @@ class SongRenderer:
         ----------
         source, target
             The target's suffix gives its format: 24 bits in wav, flac and aiff. It appears when it is complete.
-        pitch_shift, formant_shift : float
-            Semitones.
+        pitch_shift, formant_shift, mix, gain_db, gate_db : float
+            As for `VoiceConverter`; the gain comes after an accompaniment's balance.
         transpose
             Semitones on top of `pitch_shift`, or "auto".
         f0
@@ -217,7 +224,8 @@ class SongRenderer:
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
-        wishes = Wishes(pitch_shift, formant_shift, transpose, None if f0 is None else Path(f0))
+        table = None if f0 is None else Path(f0)
+        wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
             song = self.listen(recording, wishes, progress)
             if not song.voiced:
@@ -225,28 +233,28 @@ class SongRenderer:
             if f0_out is not None:
                 write_f0_csv(Path(f0_out), song.pitch)
             if instrumental is None:
-                mix = self._write(song, target, BIT_DEPTH)
+                written = self._write(song, target, BIT_DEPTH)
             else:
                 with beside(target) as folder:
                     vocal = folder / "vocal.wav"
                     self._write(song, vocal, 32)
-                    mix = remix(vocal, song.gain, Path(instrumental), target, song.stages)
+                    written = remix(vocal, song.gain, Path(instrumental), target, song.stages)
             return Rendering(
                 source=source,
                 target=target,
-                samples=mix.samples,
+                samples=written.samples,
                 promised=recording.promised,
                 sample_rate=recording.sample_rate,
-                channels=mix.channels,
+                channels=written.channels,
                 transposition=song.transposition,
-                peak=mix.peak,
+                peak=written.peak,
                 elapsed_s=time.perf_counter() - start,
                 heard=song.samples,
                 slices=len(song.slices),
                 converted_s=sum(part.stop - part.start for part in song.slices) / FRAME_RATE,
                 stages=dict(song.stages.seconds),
                 threads=self.threads,
-                lowered_db=mix.lowered_db,
+                lowered_db=written.lowered_db,
             )
 
     def _write(self, song: Song, target: Path, bit_depth: int) -> Mix:
@@ -262,7 +270,17 @@ class SongRenderer:
                     writer.write(block)
         return Mix(song.samples, song.channels, peak, 0.0)
 
-    def convert(self, audio: Audio, sample_rate: float, *, pitch_shift: float = 0.0, formant_shift: float = 0.0) -> Audio:
+    def convert(
+        self,
+        audio: Audio,
+        sample_rate: float,
+        *,
+        pitch_shift: float = 0.0,
+        formant_shift: float = 0.0,
+        mix: float = 1.0,
+        gain_db: float = 0.0,
+        gate_db: float = -90.0,
+    ) -> Audio:
         """Audio [channels, n] converted, in memory; without a voice in it, as it is.
 
         Raises
@@ -273,9 +291,9 @@ class SongRenderer:
             For a value or a rate out of range.
         """
         source = _Array(audio, sample_rate)
-        song = self.listen(source, Wishes(pitch_shift, formant_shift))
+        song = self.listen(source, Wishes(pitch_shift, formant_shift, mix=mix, gain_db=gain_db, gate_db=gate_db))
         if not song.voiced:
-            return np.array(audio, np.float32)
+            return song.finished(np.array(audio, np.float32), np.asarray(audio, np.float32), 0)
         return np.concatenate(list(song.convert()), axis=1)
 
     def listen(self, source: Source, wishes: Wishes, progress: Callable[[Progress], None] = lambda now: None) -> Song:
@@ -319,6 +337,7 @@ class Song:
         self._source = source
         self._clock = clock
         self._formant_shift = wishes.formant_shift
+        self._mix, self._factor = np.float32(wishes.mix), np.float32(10 ** (wishes.gain_db / 20))
         self.stages = stages
         self.rate = int(source.sample_rate)
         self.channels = source.channels
@@ -329,6 +348,8 @@ class Song:
         gate = _gate_db(self._level, self._singing)
         self._presence = presence(self._level, gate, HOLD, RAMP)
         self.slices = slice_on_silence(self._level, gate, SLICING)
+        gated = wishes.gate_db > PARAMETERS["gate_db"].minimum
+        self._open = presence(self._level, wishes.gate_db, HOLD, RAMP) if gated else None
         hz, voiced = analysis.hz, analysis.voiced & (self._presence > 0)
         if wishes.f0 is not None:
             written = read_f0_csv(wishes.f0, len(hz))
@@ -366,10 +387,18 @@ class Song:
             for block in watched(self._source, self.stages):
                 sung = converted.read(block.shape[1])
                 with self.stages.watch("mixing"):
-                    mixed = self._put(block, sung, position)
+                    mixed = self.finished(self._put(block, sung, position), block, position)
                 yield mixed
                 position += block.shape[1]
                 self._clock.tell("converting", position / self.samples)
+
+    def finished(self, converted: Audio, source: Audio, position: int) -> Audio:
+        """What was converted, gated, mixed with its source and at the level that was wished for."""
+        if self._open is not None:
+            converted = converted * self._at(self._open, position, converted.shape[1])
+        if self._mix != 1:
+            converted = self._mix * converted + (1 - self._mix) * source
+        return converted if self._factor == 1 else self._factor * converted
 
     def _put(self, block: Audio, sung: Audio, position: int) -> Audio:
         """The conversion in place of its source where there is sound, with the source's balance between the channels."""

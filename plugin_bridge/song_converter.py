@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.resampling import exact_rate
-from dsp.slicing import decibels, frame_power, presence
-from plugin_bridge.analysis import FRAME_RATE, WINDOW_S
 from plugin_bridge.converter import MOST_CHANNELS, LoadedVoice, Voice, VoiceConverter
-from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.protocol import check_audio, number, positive
-from plugin_bridge.render import HOLD, RAMP, SongRenderer
+from plugin_bridge.render import SongRenderer
 
 OFFLINE = (
     "the song engine converts whole recordings: call process with reset=True, alone or in a Board, or take engine='stream' "
@@ -90,10 +87,7 @@ class SongConverter(VoiceConverter):
             source = np.asarray(samples, np.float32)
             if samples.size == 0 or self.bypass:
                 return self._layout.restore(source)
-            sung = self._convert(source, int(rate))
-            if self.mix != 1:
-                sung = self.mix * sung + (1 - self.mix) * source
-            return self._layout.restore(np.asarray(sung * 10 ** (self.gain_db / 20), np.float32))
+            return self._layout.restore(self._convert(source, int(rate)))
 
     def _convert(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         with self._setting:
@@ -101,15 +95,6 @@ class SongConverter(VoiceConverter):
             if self._renderer is None or self._renderer[0] is not target:
                 self._renderer = target, SongRenderer(target.shown)
             renderer = self._renderer[1]
-        shifts = {"pitch_shift": self.pitch_shift, "formant_shift": self.formant_shift}
+        numbers = {name: getattr(self, name) for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db")}
         parts = [source] if self._stereo == "mid" else list(source[:, None])
-        sung = np.concatenate([renderer.convert(part, rate, **shifts) for part in parts])
-        if self.gate_db > PARAMETERS["gate_db"].minimum:
-            sung *= self._gate(source.mean(axis=0), rate)
-        return sung
-
-    def _gate(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-        count = len(source) * FRAME_RATE // rate + 2
-        level = decibels(frame_power(np.nan_to_num(source), 0, rate / FRAME_RATE, WINDOW_S * rate, count))
-        frames = np.arange(len(source)) * (FRAME_RATE / rate)
-        return np.asarray(np.interp(frames, np.arange(count), presence(level, self.gate_db, HOLD, RAMP)), np.float32)
+        return np.concatenate([renderer.convert(part, rate, **numbers) for part in parts])

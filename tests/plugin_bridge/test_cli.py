@@ -116,7 +116,8 @@ def test_one_sample_is_a_recording_too(tmp_path, channels):
         (["--transpose", "up"], r"--transpose must be a number or auto, not 'up'"),
         (["--transpose", "inf"], r"--transpose must be a number or auto"),
         (["--transpose", "20", "--pitch", "20"], r"pitch_shift must be between -24 and 24 semitones, got 40"),
-        (["--engine", "song"], r"the engine must be stream, not 'song'"),
+        (["--engine", "studio"], r"the engine must be stream or song, not 'studio'"),
+        (["--engine", "song"], "has no song engine 'lhq', it has none"),
         (["--report", "lead.wav"], r"must end in \.html, not 'lead\.wav'"),
     ],
 )

@@ -184,3 +184,26 @@ def test_bench_measures_a_song_from_file_to_file(tmp_path, voice):
     assert set(figures["threads"]) == {"1", "2"}
     for run_ in figures["threads"].values():
         assert run_["seconds"] == 12 and 9 < run_["converted_s"] < 12.1 and run_["share_of_length"] > 0
+
+
+def test_convert_with_the_song_engine_is_render(tmp_path, voice, sung):
+    source = write_audio(tmp_path / "a.wav", np.stack([sung, 0.5 * sung]))
+    numbers = ("--voice", voice, "--pitch", 3, "--formant", -1, "--transpose", 12)
+    assert run(source, tmp_path / "rendered.wav", *numbers).exit_code == 0
+    for name, more in (("plain", ()), ("mixed", ("--mix", 0.25, "--gain", 6)), ("gated", ("--gate", -1))):
+        arguments = ["convert", source, tmp_path / f"{name}.wav", "--engine", "song", *numbers, *more]
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0 and "+12 semitones" in result.stdout, result.stderr
+    assert (tmp_path / "plain.wav").read_bytes() == (tmp_path / "rendered.wav").read_bytes()
+    plain, mixed = read_audio(tmp_path / "plain.wav"), read_audio(tmp_path / "mixed.wav")
+    expected = np.clip((0.25 * plain + 0.75 * read_audio(source)) * 10 ** (6 / 20), -1, 1)
+    assert np.abs(mixed - expected).max() < 1e-5
+    assert np.abs(read_audio(tmp_path / "gated.wav")).max() == 0
+
+
+def test_gestures_are_for_the_stream_engine(tmp_path, voice, sung):
+    source = write_audio(tmp_path / "a.wav", sung)
+    (tmp_path / "take.csv").write_text("0.0,/vc/pitch,2\n")
+    arguments = ["convert", source, tmp_path / "b.wav", "--voice", voice, "--engine", "song", "--automation", tmp_path / "take.csv"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert "gestures in time are for the stream engine" in one_sentence(result)
