@@ -19,11 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.pitch import HIGHEST_HZ, LOWEST_HZ, track_pitch
+from dsp.resampling import resample
 
 FRAME_RATE = 100  # frames a second; frame k is centred on second k / 100
 STRETCH_S, MARGIN_S = 60, 1  # tracked at once, and how much more of the take is heard around it
 LOW_RATE_HZ = 10_000  # at least: the harmonics that tell an octave lie below 4 kHz, and WORLD's cost grows with the rate
 SILENT_HZ = 150.0  # where nothing at all is voiced
+
+SWIFT_RATE, SWIFT_HOP = 16_000, 256  # SwiftF0's own
+SWIFT_REACH = 12  # of its frames: on 2815 samples to each side depends what it says of a frame
+SWIFT_FRAMES = 500  # at once, 8 s: what its layers hand on then stays in the processor's cache
+SWIFT_SILENCE = 1e-3  # a frame without a peak so high it calls unvoiced, whatever its network says
 
 WINDOW_S = 0.064  # of the spectra that settle the octave: resolves harmonics 30 Hz apart
 HARMONICS = 10
@@ -70,16 +76,16 @@ def track_f0(audio: NDArray[np.float32], sample_rate: int, method: Method = "swi
     ValueError
         Of the audio, as `dsp.pitch.track_pitch`.
     """
-    tracker = _swift() if method == "swift" else None
     frames = len(audio) * FRAME_RATE // sample_rate + 1
     hz = np.zeros(frames)
     for first in range(0, frames, STRETCH_S * FRAME_RATE):
         start = max(0, first - MARGIN_S * FRAME_RATE)
         stop = min(frames, first + (STRETCH_S + MARGIN_S) * FRAME_RATE)
-        low, rate = lowered(audio[start * sample_rate // FRAME_RATE : stop * sample_rate // FRAME_RATE], sample_rate)
-        if tracker is not None:
-            found = _track_swift(tracker, low, rate, stop - start)
+        stretch = audio[start * sample_rate // FRAME_RATE : stop * sample_rate // FRAME_RATE]
+        if method == "swift":
+            found = _track_swift(resample(stretch, sample_rate, SWIFT_RATE), stop - start)
         else:
+            low, rate = lowered(stretch, sample_rate)
             # WORLD's frames are half as far apart.
             every = track_pitch(low, rate, method="harvest" if method == "harvest" else "dio").hz[::2]
             found = np.pad(every, (0, max(0, stop - start - len(every))))[: stop - start]
@@ -192,18 +198,33 @@ def _swift() -> Any:
     return SwiftF0(threads=1, spin=False)
 
 
-def _track_swift(tracker: Any, audio: NDArray[np.float64], rate: int, frames: int) -> NDArray[np.float64]:
-    """Pitch [frames] in Hz, 0 where unvoiced."""
-    if not len(audio):
-        return np.zeros(frames)
-    result = tracker.detect(audio.astype(np.float32), rate, fmin=LOWEST_HZ, fmax=HIGHEST_HZ)
-    seconds = np.asarray(result.timestamps, np.float64)
-    voiced = np.asarray(result.confidence) >= 0.5
+def _track_swift(audio: NDArray[np.float32], frames: int) -> NDArray[np.float64]:
+    """Pitch [frames] in Hz, 0 where unvoiced, of audio [n] at `SWIFT_RATE`."""
+    if not np.isfinite(audio).all():
+        raise ValueError("pitch needs finite samples, but the audio contains NaN or infinity")
+    count = len(audio) // SWIFT_HOP
+    peaks = np.abs(audio[: count * SWIFT_HOP]).reshape(count, SWIFT_HOP).max(axis=1)
+    hz, voiced = np.zeros(count), np.zeros(count, bool)
+    for first, stop in _sounding(peaks >= SWIFT_SILENCE):
+        begin = max(0, first - SWIFT_REACH)
+        heard = audio[begin * SWIFT_HOP : (stop + SWIFT_REACH) * SWIFT_HOP]
+        result = _swift().detect(heard, SWIFT_RATE, fmin=LOWEST_HZ, fmax=HIGHEST_HZ)
+        hz[first:stop] = result.pitch_hz[first - begin : stop - begin]
+        voiced[first:stop] = result.confidence[first - begin : stop - begin] >= 0.5
     if not voiced.any():
         return np.zeros(frames)
-    grid = np.arange(frames) / FRAME_RATE
-    hz = np.exp(np.interp(grid, seconds, np.log(fill_unvoiced(np.asarray(result.pitch_hz, np.float64), voiced))))
-    return np.where(np.interp(grid, seconds, voiced.astype(np.float64)) > 0.5, hz, 0.0)
+    seconds, grid = np.arange(count) * (SWIFT_HOP / SWIFT_RATE), np.arange(frames) / FRAME_RATE
+    on_grid = np.exp(np.interp(grid, seconds, np.log(fill_unvoiced(hz, voiced))))
+    return np.where(np.interp(grid, seconds, voiced.astype(np.float64)) > 0.5, on_grid, 0.0)
+
+
+def _sounding(sound: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Stretches of frames, at most `SWIFT_FRAMES` long, that hold all where there is sound, and leave out longer silences."""
+    at = np.flatnonzero(sound)
+    for part in np.split(at, np.flatnonzero(np.diff(at) > 2 * SWIFT_REACH) + 1) if len(at) else ():
+        end = int(part[-1]) + 1
+        for first in range(int(part[0]), end, SWIFT_FRAMES):
+            yield first, min(first + SWIFT_FRAMES, end)
 
 
 COLUMNS = ["time_s", "hz", "voiced"]

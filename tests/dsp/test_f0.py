@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from dsp.f0 import F0Track, fill_unvoiced, lowered, read_f0_csv, right_octave, track_f0, write_f0_csv
+from dsp.resampling import resample
 from dsp.singer import Note, Song, sing
 
 RATE = 40_000
@@ -59,6 +63,44 @@ def test_a_long_take_is_its_stretches(phrase: Song, monkeypatch: pytest.MonkeyPa
     assert np.mean(whole.voiced == pieces.voiced) > 0.97
     both = whole.voiced & pieces.voiced
     assert np.mean(np.abs(1200 * np.log2(whole.hz[both] / pieces.hz[both])) > 50) < 0.02
+
+
+def test_swift_hears_the_stretches_of_sound_as_it_hears_the_whole(phrase: Song, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence and faint noise between phrases is left out, and sound cut into pieces: no frame is other than in one piece."""
+    swift_f0 = pytest.importorskip("swift_f0")
+    faint = (1e-4 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+    take = np.concatenate([np.zeros(RATE // 3, np.float32), phrase.audio, faint, phrase.audio[:-777], np.zeros(RATE, np.float32)])
+    whole = swift_f0.SwiftF0(threads=1, spin=False).detect(resample(take, RATE, 16_000), 16_000, fmin=60, fmax=1100)
+    monkeypatch.setattr("dsp.f0.SWIFT_FRAMES", 50)
+    track = track_f0(take, RATE)
+    seconds = np.arange(len(track.hz)) / 100
+    share = np.interp(seconds, whole.timestamps, (whole.confidence >= 0.5).astype(float))
+    np.testing.assert_array_equal(track.voiced, share > 0.5)
+    inside = share == 1
+    hz = np.exp(np.interp(seconds, whole.timestamps, np.log(whole.pitch_hz)))
+    np.testing.assert_allclose(track.hz[inside], hz[inside], rtol=1e-5)
+    assert inside.sum() > 300
+
+
+def test_swift_needs_nothing_that_comes_with_it_on_demand() -> None:
+    """SwiftF0 by itself takes audio at 16 kHz alone; at other rates it asks for soxr, which nobody gets by installing us."""
+    pytest.importorskip("swift_f0")
+    script = (
+        "import sys; sys.modules['soxr'] = None\n"
+        "import numpy as np; from dsp.f0 import track_f0\n"
+        "tone = np.sin(2 * np.pi * 220 * np.arange(44_100) / 44_100).cumsum().astype(np.float32)\n"
+        "print(np.median(track_f0(tone / np.abs(tone).max(), 44_100).hz))\n"
+    )
+    made = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert float(made.stdout) == pytest.approx(220, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["dio", "swift"])
+def test_audio_that_is_none_is_refused(method: Literal["dio", "swift"]) -> None:
+    audio = np.zeros(RATE, np.float32)
+    audio[5_000] = np.nan
+    with pytest.raises(ValueError, match="pitch needs finite samples"):
+        track_f0(audio, RATE, method)
 
 
 @pytest.mark.parametrize("octave", [-1, 1])
