@@ -15,6 +15,7 @@ from dsp.singer import Note, sing
 from models.pack import Size
 from plugin_bridge.render import SongRenderer
 from plugin_bridge.songs import described
+from plugin_bridge.voices import parse_voice
 
 SAMPLE_RATE = 44_100
 SINGER_RATE = 48_000
@@ -31,15 +32,17 @@ def synthetic_song(seconds: float) -> NDArray[np.float32]:
     return np.resize(verse, int(seconds * SAMPLE_RATE))
 
 
-def measure_song(voice: str, size: Size, seconds: float, threads: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
-    """Render a song with each number of threads; what `songs.described` says of each, by number.
+def measure_song(
+    voice: str, size: Size, seconds: float, threads: tuple[int, ...] = (1, 2), steps: int = 1
+) -> dict[str, Any]:
+    """Render a song in so many steps with each number of threads; what `songs.described` says of each, by number.
 
     Raises
     ------
     ValueError
         For an unknown voice, or one without a song engine of this size.
     """
-    renderer = SongRenderer(voice, size=size)
+    renderer = SongRenderer(parse_voice(voice), size=size, steps=steps)
     runs: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
         target = Path(folder) / "out.flac"

@@ -531,6 +531,13 @@ def evaluate_voice(
     words: Annotated[bool, typer.Option("--words", help="Count misheard phones too, beside those after WORLD.")] = False,
     rooms: Annotated[bool, typer.Option("--rooms", help="With --refs: likeness under noise and in a room, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings, spread over the folder.")] = None,
+    engine: Annotated[str, typer.Option(help="stream, or song.")] = "stream",
+    size: Annotated[str, typer.Option(help="Of the song engine: lhq, or mobile.")] = "lhq",
+    steps: Annotated[int, typer.Option(min=1, max=64, help="Of the song engine's diffusion.")] = 1,
+    song_table: Annotated[
+        bool,
+        typer.Option("--song-table", help="With --refs: both sizes of the song engine at 1, 2, 4 and 16 steps, speed included."),
+    ] = False,
 ) -> None:
     """Convert recordings and measure what became of them: likeness, quality, pitch, time, dynamics.
 
@@ -545,10 +552,19 @@ def evaluate_voice(
     from plugin_bridge.evaluate import FIGURES as MEASURED
     from plugin_bridge.voices import parse_voice
 
+    _check_engine(engine)
+    _check_size(size)
     try:
         settings = Settings(
-            parse_voice(voice), transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose)
+            parse_voice(voice),
+            transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
+            engine=cast("Literal['stream', 'song']", engine),
+            size=cast("Size", size),
+            steps=steps,
         )
+        if song_table:
+            _song_table(settings, folder, out, refs, dnsmos, limit)
+            return
         with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
             task = progress.add_task("Evaluating", total=None)
             evaluation = evaluate(
@@ -585,6 +601,23 @@ def evaluate_voice(
         _say(problem)
     if evaluation.problems:
         raise typer.Exit(FAILED)
+
+
+def _song_table(
+    settings: Settings, folder: Path, out: Path, refs: Path | None, dnsmos: Path | None, limit: int | None
+) -> None:
+    from plugin_bridge.song_table import COLUMNS, STEPS, measure_songs
+
+    if refs is None:
+        _fail("--song-table needs --refs, the recordings that are copied and compared with")
+    with _progress(MofNCompleteColumn()) as progress:
+        task = progress.add_task("Measuring the song engine", total=2 * len(STEPS))
+        rows = measure_songs(settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task))
+    table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, the song engine on two threads")
+    for row in rows:
+        table.add_row(*row.row())
+    _print_table(table)
+    _write_json(out / "songs.json", [row.as_json() for row in rows])
 
 
 def _evaluate_singing(voice: str) -> None:

@@ -271,6 +271,12 @@ class SongModel:
             raise ModelError("the song engine gives numbers that are not finite")
         return audio[(start - sounding.start) * HOP : (stop - sounding.start) * HOP]
 
+    def copy(self, mel: Floats, f0: NDArray[np.floating], voiced: NDArray[np.bool_]) -> Floats:
+        """The sound [T * 400] of a normalised spectrogram [T, bins] as it is, for a pitch in Hz and a voicing [T]."""
+        hz, on = f0.astype(np.float32), voiced.astype(np.float32)
+        harmonic, noise = self._run("vocoder", mel=mel[None], f0=hz[None], voiced=on[None])
+        return synthesise(harmonic[0], noise[0], hz, on, 0, 0.0)
+
     def _content(self, take: Frames, wanted: _Range) -> Floats:
         """Content of these frames."""
         if self.encoder is not None:
