@@ -9,20 +9,19 @@ from numpy.typing import NDArray
 # GEMM_MULTITHREAD_THRESHOLD of 4). Once called they spin for some 25 ms, after every product, and they serve one caller at a
 # time: beside threads of ours they took a third of two cores for nothing.
 LARGEST = 1 << 18
-COLUMNS = 96  # at a time, about: with many more hardly a row fits under the limit, and each product is mostly overhead
+ROWS = 16  # at a time: as BLAS takes them, so that a row's numbers do not depend, by a rounding, on how many others there are
 
 
 def product(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """`rows` [n, k] @ `matrix` [k, m] in pieces that BLAS takes for small; k up to a thousand, or there is little left of them."""
     (count, depth), width = rows.shape, matrix.shape[1]
-    columns = -(-width // -(-width // COLUMNS))
-    height = max(1, min(count, LARGEST // (depth * columns)))
-    whole = count // height * height
+    columns = max(1, min(width, LARGEST // (ROWS * depth)))
+    whole = count // ROWS * ROWS
     out = np.empty((count, width), np.float32)
     for first in range(0, width, columns):
         part = matrix[:, first : first + columns]
-        stacked = rows[:whole].reshape(whole // height, height, depth) @ part
+        stacked = rows[:whole].reshape(whole // ROWS, ROWS, depth) @ part
         out[:whole, first : first + columns] = stacked.reshape(whole, part.shape[1])
-        if whole < count:  # as many rows again: one by itself would be a product of another kind, with a lower threshold
-            out[-height:, first : first + columns] = rows[-height:] @ part
+        if whole < count:
+            out[-ROWS:, first : first + columns] = rows[-ROWS:] @ part
     return out
