@@ -35,8 +35,8 @@ from models.source_filter.features import (
     analysis_window,
     mel_matrix,
 )
-from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight
-from models.source_filter.network import Block, Network, prosody
+from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, counted, hermitian_weight
+from models.source_filter.network import Block, Encoder, Network, prosody
 from models.source_filter.synthesis import (
     BINS,
     FFT,
@@ -77,6 +77,7 @@ EMPHASIS = 1.2
 # Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
 ANALYSIS_GROUPS = 6
 GROUPS = 16
+NOTHING = 1e-30  # the weight of a bin that is to count nothing, where its logarithm is wanted
 
 
 def constant(values: NDArray[np.float64] | NDArray[np.float32]) -> nn.Parameter:
@@ -142,6 +143,15 @@ def sharpened(leave: nn.Linear) -> nn.Linear:
     return layer
 
 
+def whitening(encoder: Encoder) -> nn.Linear:
+    """The encoder's last layer with the whitening of what it gives within it."""
+    whiten, layer = encoder.whiten, copy.deepcopy(encoder.leave)
+    with torch.no_grad():
+        layer.weight.copy_(whiten.matrix.t() @ layer.weight)
+        layer.bias.copy_(whiten(layer.bias))
+    return layer
+
+
 class StepGraph(nn.Module):
     """One step of 512 samples, for export. `forward` takes the inputs and states in the order of `input_names`."""
 
@@ -161,6 +171,7 @@ class StepGraph(nn.Module):
         self.synthesis = InverseRealDFT()
         order = bin_order(ANALYSIS_GROUPS)
         mel = np.concatenate([mel_matrix(), np.zeros((order.max() + 1 - ANALYSIS_BINS, BANDS))])[order]
+        mel *= counted(ANALYSIS_GROUPS)[..., None]
         self.window = constant(analysis_window())
         self.hann = constant(hann())
         mel = np.concatenate([mel, mel.sum(2, keepdims=True)], 2)
@@ -168,16 +179,19 @@ class StepGraph(nn.Module):
         self.floor = constant(np.append(np.full(BANDS, ENERGY_FLOOR), BANDS * ENERGY_FLOOR))
         order = bin_order(GROUPS)
         log_magnitude, phase = np.split(minimum_phase_matrix(), 2, axis=1)
-        self.minimum_phase = constant(np.stack([log_magnitude[:, order], phase[:, order]], 2).reshape(GAINS, FFT))
-        bias = np.log(hermitian_weight())
-        self.magnitude_bias = constant(np.stack([bias, np.zeros_like(bias)], 1).reshape(FFT))
+        self.minimum_phase = constant(np.stack([log_magnitude[:, order], phase[:, order]], 2).reshape(GAINS, -1))
+        bias = np.log(np.maximum(hermitian_weight(), NOTHING))
+        self.magnitude_bias = constant(np.stack([bias, np.zeros_like(bias)], 1).flatten())
         noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
-        self.noise = constant(noise.reshape(-1, FFT))
+        self.noise = constant(noise.reshape(len(noise), -1))
         self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
+        self.to_content = whitening(network.encoder)
         self.leave = sharpened(network.decoder.leave)
         self.overlap = constant(overlap_matrix())
+        self.changes = constant(np.eye(5, 4, -1) - np.eye(5, 4))
         self.knots = constant(knot_matrix())
         self.phase_basis = constant(phase_basis())
+        self.ones = constant(np.ones((1, network.config.kernel - 1)))  # a sum over rows as a product is the quicker one
         self.depthwise_past = constant(torch.cat([block.depthwise[:-1] for block in self.blocks], 1).detach().numpy())
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -216,12 +230,11 @@ class StepGraph(nn.Module):
         heard_as = torch.clamp(wanted, *TIMBRE_HZ)
         x = self.network.encoder.enter(spectra)
         # What each block's convolution owes to the past is known beforehand, for all blocks at once.
-        owed = (memory * self.depthwise_past).sum(0, keepdim=True).split(config.width, dim=1)
+        owed = (self.ones @ (memory * self.depthwise_past)).split(config.width, dim=1)
         entered = []
         for k, block in enumerate(self.blocks):
             if k == config.encoder_blocks:
-                content = self.network.encoder.whiten(self.network.encoder.leave(x))
-                x = self.network.decoder.enter(torch.cat([content, prosody(heard_as, voicing, relative)], 1))
+                x = self.network.decoder.enter(torch.cat([self.to_content(x), prosody(heard_as, voicing, relative)], 1))
                 x = x + voice @ self.voice_bias
             entered.append(x)
             x = x + block.mix(x * block.depthwise[-1] + owed[k])
@@ -233,10 +246,10 @@ class StepGraph(nn.Module):
         pulse = self.pulse_analysis(excitation * self.hann)
         number = hop.long() + torch.arange(2)
         first, second = NOISE_FRAMES
-        noise = (self.noise[number % first] + self.noise[first + number % second]).reshape(2, 32, 2, GROUPS)
-        # [hops, (pulse, noise), 32, 1, GROUPS]; the filters' real and imaginary parts likewise.
+        noise = (self.noise[number % first] + self.noise[first + number % second]).reshape(pulse.shape)
+        # [hops, (pulse, noise), ROWS, 1, bins]; the filters' real and imaginary parts likewise.
         real, imaginary = torch.stack([pulse, noise], 1).split(1, dim=3)
-        response = (gains @ self.minimum_phase + self.magnitude_bias).reshape(2, 2, 32, 2, GROUPS)
+        response = (gains @ self.minimum_phase + self.magnitude_bias).reshape(2, 2, *pulse.shape[1:])
         log_magnitude, phase_angle = response.split(1, dim=3)
         magnitude = torch.exp(log_magnitude)
         cosine, sine = magnitude * torch.cos(phase_angle), magnitude * torch.sin(phase_angle)
@@ -245,9 +258,7 @@ class StepGraph(nn.Module):
 
         # Overlap and add, hop by hop, as one product.
         added = (self.overlap @ torch.cat([tail, frames.reshape(-1, HOP)])).reshape(1, -1)
-        hop = hop + 2
-        period = float(NOISE_FRAMES[0] * NOISE_FRAMES[1])
-        hop = torch.where(hop >= period, hop - period, hop)
+        hop = torch.fmod(hop + 2, NOISE_FRAMES[0] * NOISE_FRAMES[1])
         memory = torch.cat([memory[1:], torch.cat(entered, 1)])
         next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, added[:, CHUNK:].reshape(-1, HOP), memory]
         return added[:, :CHUNK], *next_states, *tracker_state
@@ -262,7 +273,7 @@ class StepGraph(nn.Module):
         settled phase again and corrects it while the windows cross.
         """
         recent = torch.cat([before + START_PITCH_HZ, f0], 1)
-        change = torch.clamp(recent[:, 1:] - recent[:, :-1], -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
+        change = torch.clamp(recent @ self.changes, -LARGEST_CHANGE_HZ, LARGEST_CHANGE_HZ)
         lowness = torch.clamp((LOW_HZ[1] - heard) / (LOW_HZ[1] - LOW_HZ[0]), 0.0, 1.0)
         knots = torch.cat([recent, change, change * lowness], 1) @ self.knots
         harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :3], knots[:, 1:]))
@@ -270,7 +281,7 @@ class StepGraph(nn.Module):
         train = pulse_train(cycles.reshape(1, 3, HOP), harmonics[:, :, None]).reshape(1, 3 * HOP)
         settled = cycles[:, 2 * HOP - 1 : 2 * HOP]
         frames = torch.cat([train[:, : 2 * HOP], train[:, HOP:]])
-        return frames, settled - torch.floor(settled), recent[:, 2:] - START_PITCH_HZ
+        return frames, torch.fmod(settled, 1.0), recent[:, 2:] - START_PITCH_HZ
 
     def input_names(self) -> list[str]:
         return ["audio", "voice", "pitch_ratio", "formant_ratio", *(f"state_{name}" for name in self.state_shapes())]

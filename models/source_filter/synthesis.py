@@ -73,7 +73,7 @@ def pulse_train(phase: Tensor, harmonics: Tensor) -> Tensor:
     Dirichlet's closed form: sum_{k=1..K} cos(2 pi k x) = (sin((2 K + 1) pi x) / sin(pi x) - 1) / 2.
     """
     # In [0, pi/2]: small arguments keep float32 exact, and the form is even. Away from 0 by what changes K by less than 1e-5.
-    half = torch.clamp(torch.abs(math.pi * (phase - torch.floor(phase + 0.5))), min=1e-5)
+    half = torch.clamp(torch.abs(math.pi * (phase - torch.round(phase))), min=1e-5)
     ratio = torch.sin((2 * harmonics + 1) * half) / torch.sin(half)
     return (ratio - 1) * torch.rsqrt(2 * harmonics)
 
@@ -135,6 +135,6 @@ def warp_gains(gains: Tensor, ratio: Tensor) -> Tensor:
     position = (GAINS - 1) / math.log(1.0 + SAMPLE_RATE / 2 / 700.0) * torch.log(1.0 + centres / ratio)
     position = torch.clamp(position, max=GAINS - 1.001)
     lower = torch.floor(position)
-    index = lower.long()
-    low = gains[:, index]
-    return low + (position - lower) * (gains[:, index + 1] - low)
+    index, columns = lower.long(), gains.t()  # whole rows are picked faster than single numbers
+    low, high = columns[index].t(), columns[index + 1].t()
+    return low + (position - lower) * (high - low)

@@ -209,8 +209,9 @@ class PitchTracker(nn.Module):
         mapped = torch.matmul(spectrum, self.map).reshape(-1, hops, MAP_CHANNELS, PITCH_BINS).transpose(1, 2)
         shape = functional.relu(self.shape(mapped))
         shape = torch.cat([memory[0], functional.relu(shape + self.octaves(shape))], dim=2)
-        recent = torch.cat([memory[1], functional.relu(self.recent(shape))], dim=2)
-        context = functional.relu(recent[:, :, 6:] + self.context(recent))
+        newest = functional.relu(self.recent(shape))
+        recent = torch.cat([memory[1], newest], dim=2)
+        context = functional.relu(newest + self.context(recent))
         evidence = self.evidence(context)
         salience = evidence[:, 0]
         strongest = torch.cat([memory[2], torch.cat([evidence.amax(dim=3), loudness], dim=1)], dim=2)
@@ -223,11 +224,12 @@ class PitchTracker(nn.Module):
         `salience` [batch, hops, PITCH_BINS] are probabilities, `reach` [batch, PITCH_BINS] is the sum of the voiced
         past, which comes back with these hops in it.
         """
-        voiced, before = salience * voicing[..., None], []
-        for hop in range(salience.shape[1]):
-            before.append(reach)
-            reach = (1 - 1 / RANGE_MEMORY_HOPS) * reach + voiced[:, hop]
-        prior = torch.matmul(torch.stack(before, dim=1), self.get_buffer("range_table")) + RANGE_FLOOR / PITCH_BINS
+        # The reach before each hop, and after the last: one triangular product instead of hop after hop.
+        hop = torch.arange(salience.shape[1] + 1)
+        weights = torch.tril((1 - 1 / RANGE_MEMORY_HOPS) ** (hop[:, None] - hop))
+        reached = torch.matmul(weights.to(salience), torch.cat([reach[:, None], salience * voicing[..., None]], dim=1))
+        before, reach = reached[:, :-1], reached[:, -1]
+        prior = torch.matmul(before, self.get_buffer("range_table")) + RANGE_FLOOR / PITCH_BINS
         near = self.get_buffer("near")[torch.argmax(salience * prior, dim=2)]
         # The little that is added keeps the quotient defined where the peak itself has no mass left.
         mass = torch.matmul((salience + 1e-9) * near, self.get_buffer("moments"))
