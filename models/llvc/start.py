@@ -16,10 +16,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.llvc.network import Generator
+from models.llvc.network import EncoderLayer, Generator
 
 FILTER_GAIN = 0.1  # of the analysis filters: both convolutions' weights become about as large
 FLOOR = 0.3  # of the analysis window at its ends, which the inverse divides by
+HEARING = 30.0  # gain of the encoder's first layer: normalised is what lies up to about 34 dB under speech, below it fades
 LABEL, LABEL_SPREAD = 0.03, 0.02  # how much of the encoder's output is in the mask
 DECODED, DECODED_SPREAD = 0.9, 0.05  # what the decoder gives to the mask
 
@@ -36,7 +37,9 @@ def filterbank(stride: int, width: int, taps: int) -> tuple[Tensor, Tensor]:
     fade = torch.hann_window(2 * stride, dtype=torch.float64)
     synthesis = torch.zeros(len(analysis), taps * stride, dtype=torch.float64)
     synthesis[:, : 2 * stride] = torch.linalg.pinv(analysis).T[:, stride:] * fade
-    return torch.cat([analysis, -analysis])[:, None].float(), torch.cat([synthesis, -synthesis])[:, None].float()
+    # The two signs side by side: then they are one channel to the decoder, which is half as wide.
+    both = (torch.stack([weights, -weights], 1).flatten(0, 1)[:, None].float() for weights in (analysis, synthesis))
+    return next(both), next(both)
 
 
 @torch.no_grad()
@@ -56,9 +59,15 @@ def pass_on(generator: Generator) -> Generator:
         synthesis /= 2
     cast("Tensor", generator.in_conv[0].weight).copy_(analysis)
     cast("Tensor", generator.out_conv[0].weight).copy_(synthesis)
+    # Speech is far smaller than a bias, and than what the optimiser adds to one in a few steps: behind the first layer's
+    # normalisation every frame would be the same.
+    first = cast("EncoderLayer", generator.mask_gen.encoder.dcc_layers["dcc_0"]).layers[0]
+    cast("Tensor", first.weight).mul_(HEARING)
+    cast("Tensor", first.bias).zero_()
     label, decoded = cast("nn.LayerNorm", generator.label_embedding[4]), cast("nn.Conv1d", generator.mask_gen.proj_d2e[0])
     label.weight.fill_(LABEL_SPREAD)
     label.bias.fill_(LABEL)
+    cast("Tensor", generator.mask_gen.proj_e2d_l[0].weight).div_(LABEL)  # to the decoder the label is one
     decoded.weight.mul_(DECODED_SPREAD)
     cast("Tensor", decoded.bias).fill_(DECODED)
     return generator
