@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import onnxruntime as ort  # type: ignore[import-untyped]
+from pydantic import ValidationError
 
 from models.onnx_file import OnnxFileError, check_references
+from models.schema import Schema, first_problem
 
 METADATA_KEY = "plugin_bridge"
+
+Metadata = TypeVar("Metadata", bound=Schema)
 
 
 class ModelError(ValueError):
@@ -66,6 +70,22 @@ def load_graph(data: bytes, name: str) -> Graph:
     except Exception as error:  # the runtime's exceptions share no narrower base class
         raise ModelError(f"{name} is not an ONNX graph that can be run: {first_line(error)}") from error
     return Graph(session, metadata, inputs, outputs)
+
+
+def read_metadata(graph: Graph, schema: type[Metadata], name: str, what: str) -> Metadata:
+    """What a graph says about itself; `name` is what error messages call it, `what` the thing it then is not.
+
+    Raises
+    ------
+    ModelError
+        If it says nothing, or something else than the schema has.
+    """
+    if graph.metadata is None:
+        raise ModelError(f"{name} has no metadata under the key {METADATA_KEY!r}, so it is no {what}")
+    try:
+        return schema.model_validate_json(graph.metadata)
+    except ValidationError as error:
+        raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
 
 
 def first_line(error: Exception) -> str:

@@ -30,11 +30,11 @@ def content_features(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def loudness(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`content_features` [T, 80] -> float32 [T]: natural log of the root mean square of the sound below 7.6 kHz, at least -11.7.
+    """`content_features` [.., 80] -> float32 [..]: natural log of the root mean square of the sound below 7.6 kHz, at least -11.7.
 
     The energy of a band times its width in bins, summed, is the energy of the frame; that of Hann-windowed sound is 3 times its
     mean square, in units where a sine of amplitude 1 has a peak of 1.
     """
     edges = mel_to_hz(np.linspace(hz_to_mel(LOW_HZ), hz_to_mel(TOP_HZ), BANDS + 2))
     width = ((edges[2:] - edges[:-2]) / 2 / (DEFAULT.sample_rate / WINDOW)).astype(np.float32)
-    return np.asarray(0.5 * np.log(np.einsum("tb,b->t", np.exp(2 * features), width / 3)))
+    return np.asarray(0.5 * np.log(np.einsum("...b,b->...", np.exp(2 * features), width / 3)))

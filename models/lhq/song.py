@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from models.graph import METADATA_KEY, Graph, ModelError, first_line, load_graph
+from models.graph import Graph, ModelError, first_line, load_graph, read_metadata
 from models.lhq import diffusion
 from models.lhq.encoders import WIDEST, EncoderCard, on_grid
 from models.lhq.features import BANDS
@@ -23,7 +23,7 @@ from models.lhq.mel import DEFAULT
 from models.lhq.noise import frame_noise
 from models.lhq.synthesis import FRAMES_AFTER, FRAMES_BEFORE, GAINS, NOISE_STEPS, phase_of, synthesise
 from models.pack import Part
-from models.schema import Schema, VoiceName, first_problem
+from models.schema import Schema, VoiceName
 
 Floats = NDArray[np.float32]
 
@@ -349,12 +349,7 @@ def _outputs(part: Part, sizes: _Sizes) -> dict[str, Shape]:
 
 
 def _metadata(graph: Graph, part: Part, name: str) -> SongMetadata:
-    if graph.metadata is None:
-        raise ModelError(f"{name} has no metadata under the key {METADATA_KEY!r}, so it is no part of a song engine")
-    try:
-        metadata = SongMetadata.model_validate_json(graph.metadata)
-    except ValidationError as error:
-        raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
+    metadata = read_metadata(graph, SongMetadata, name, "part of a song engine")
     if metadata.part != part:
         raise ModelError(f"{name} must be the part {part!r} of a song engine, it is {metadata.part!r}")
     if part == "condition" and not metadata.voices:

@@ -13,6 +13,7 @@ pytest.importorskip("swift_f0")
 
 from pathlib import Path  # noqa: E402
 
+from lhq_training import DRAWN  # noqa: E402
 from pedalboard.io import AudioFile  # noqa: E402
 
 from dsp.pitch import track_pitch  # noqa: E402
@@ -32,11 +33,8 @@ SMALL = ContentConfig(
     voices=3, content=8, encoder_width=16, encoder_hidden=24, condition_width=16, condition_hidden=24, embedding=4
 )
 TRAINING = ContentTraining(
-    seed=3,
-    batch=4,
+    **DRAWN,
     frames=24,
-    helpers=0.25,
-    shifted=0.3,
     paired=2,
     learning_rate=3e-3,
     average=0.9,
@@ -172,11 +170,19 @@ def test_packed_arrays_are_the_recordings(packed: tuple[Recordings, Takes]) -> N
     steady = slice(30, 90)
     assert voiced[steady].all()
     assert np.median(np.abs(1200 * np.log2(f0[steady] / wanted[steady]))) < 15
-    # The other voice is the same sentence: as long, as loud, at the same time, but not the same sound.
-    features, other = takes.features[inside].astype(np.float32), takes.other[inside].astype(np.float32)
-    envelopes = [np.exp(x).sum(1) for x in (features, other)]
-    assert np.corrcoef(*envelopes)[0, 1] > 0.4
-    assert np.abs(features - other)[steady].mean() > 0.2
+
+
+def test_the_other_voice_is_the_same_sentence(packed: tuple[Recordings, Takes]) -> None:
+    """As long, as loud, at the same time, but not the same sound; a random voice now and then is one that nobody has."""
+    _, takes = packed
+    likeness = []
+    for take in takes.takes:
+        inside = slice(take.start, take.start + take.frames)
+        features, other = takes.features[inside].astype(np.float32), takes.other[inside].astype(np.float32)
+        assert np.abs(features - other)[30:90].mean() > 0.2
+        envelopes = [np.exp(x).sum(1) for x in (features, other)]
+        likeness.append(np.corrcoef(*envelopes)[0, 1])
+    assert np.median(likeness) > 0.9 and min(likeness) > 0.5
 
 
 def test_target_voices_come_in_another_key_too(packed: tuple[Recordings, Takes]) -> None:

@@ -12,6 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+from lhq_training import DRAWN  # noqa: E402
+
 from models.lhq import train_denoiser  # noqa: E402
 from models.lhq.content import MEAN_FRAMES, Conditioner, ContentConfig  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
@@ -35,11 +37,8 @@ CONTENT = ContentConfig(
     condition_dilations=(1,),
 )
 TRAINING = DenoiserTraining(
-    seed=3,
-    batch=4,
+    **DRAWN,
     frames=32,
-    helpers=0.25,
-    shifted=0.3,
     skip=0.3,
     learning_rate=2e-3,
     condition_learning_rate=1e-4,
