@@ -28,5 +28,6 @@ def _block(seed: int, stream: int, block: int, width: int) -> NDArray[np.float32
     # Of numpy's random numbers only the raw bits are promised to stay; hence Box and Muller here.
     bits = np.random.Philox(key=[seed, stream], counter=[0, 0, block, 0]).random_raw(ROWS * width)
     radius = np.sqrt(-2 * np.log1p(-((bits >> np.uint64(32)) * 2.0**-32)))
-    angle = (bits & np.uint64(0xFFFFFFFF)) * (2 * np.pi * 2.0**-32)
+    # numpy's cosine of float32 is ten times as fast, and its rounding nobody hears.
+    angle = ((bits & np.uint64(0xFFFFFFFF)) * (2 * np.pi * 2.0**-32)).astype(np.float32)
     return np.asarray(radius * np.cos(angle), np.float32).reshape(ROWS, width)

@@ -56,7 +56,7 @@ def phase_of(f0: ArrayLike, start: float = 0.0) -> NDArray[np.float64]:
     return np.asarray((np.cumsum(steps) & ((1 << 52) - 1)) * 2.0**-52, np.float64)
 
 
-def pulses(f0: ArrayLike, phase: ArrayLike) -> NDArray[np.float64]:
+def pulses(f0: ArrayLike, phase: ArrayLike) -> Floats:
     """Band-limited pulses of unit power, samples 0 .. (T - 1) * HOP - 1 from the first of T frames on.
 
     f0 (Hz) and phase (cycles) [T] at the frames' centres. Dirichlet's closed form of the sum of all K harmonics below the
@@ -67,28 +67,30 @@ def pulses(f0: ArrayLike, phase: ArrayLike) -> NDArray[np.float64]:
     slope = (hz[1:] - hz[:-1])[:, None]
     x = cycles[:-1, None] + (HOP / SAMPLE_RATE) * (hz[:-1, None] * ramp + 0.5 * slope * ramp**2)
     harmonics = np.floor(HIGHEST_HARMONIC * SAMPLE_RATE / (hz[:-1, None] + slope * ramp))
-    # In [0, pi/2]; away from 0, where the form is 0 / 0, by what changes no digit that is heard.
-    half = np.maximum(np.abs(np.pi * (x - np.floor(x + 0.5))), 1e-7)
-    made: NDArray[np.float64] = (np.sin((2 * harmonics + 1) * half) / np.sin(half) - 1) / np.sqrt(2 * harmonics)
-    return made.ravel()
+    # Half of the turns from the nearest pulse; away from 0, where the form is 0 / 0, by what changes no digit that is heard.
+    half = np.maximum(np.abs(x - np.floor(x + 0.5)), 1e-7) / 2
+    # Whole turns are taken off in float64; the sines of what is left are float32's, in a tenth of the time.
+    turns = (2 * harmonics + 1) * half
+    upper, lower = (np.sin((2 * np.pi * angle).astype(np.float32)) for angle in (turns - np.rint(turns), half))
+    return np.asarray((upper / lower - 1) / np.sqrt(2 * harmonics), np.float32).ravel()
 
 
-def pulse_frames(f0: ArrayLike, phase: ArrayLike) -> NDArray[np.float64]:
+def pulse_frames(f0: ArrayLike, phase: ArrayLike) -> Floats:
     """[T, 2 * HOP]: windowed pulses under each of T frames. Before the first and after the last frame, f0 holds."""
     hz, cycles = np.asarray(f0, dtype=np.float64), np.asarray(phase, dtype=np.float64)
     longer = np.concatenate([hz[:1], hz, hz[-1:]])
     before = cycles[:1] - hz[:1] * (HOP / SAMPLE_RATE)
     train = pulses(longer, np.concatenate([before, cycles, cycles[-1:]])).reshape(-1, HOP)
-    return np.concatenate([train[:-1], train[1:]], axis=1) * crossfading_hann(HOP)
+    return np.concatenate([train[:-1], train[1:]], axis=1) * crossfading_hann(HOP).astype(np.float32)
 
 
-def noise_frames(first_frame: int, frames: int, seed: int) -> NDArray[np.float64]:
+def noise_frames(first_frame: int, frames: int, seed: int) -> Floats:
     """[frames, NOISE_STEPS, 2 * NOISE_HOP]: windowed noise; a frame's steps lie evenly around its centre."""
     # Row k of the noise is the hop before the centre of frame k: the first step of frame 0 begins within row 0.
     begin = (HOP - NOISE_HOP) // 2
     noise = frame_noise(seed, NOISE_STREAM, first_frame, frames + 2, HOP).ravel()[begin:]
     noise = noise[: (frames * NOISE_STEPS + 1) * NOISE_HOP].reshape(-1, NOISE_HOP)
-    windowed = np.concatenate([noise[:-1], noise[1:]], axis=1) * crossfading_hann(NOISE_HOP)
+    windowed = np.concatenate([noise[:-1], noise[1:]], axis=1) * crossfading_hann(NOISE_HOP).astype(np.float32)
     return windowed.reshape(frames, NOISE_STEPS, 2 * NOISE_HOP)
 
 
@@ -142,9 +144,9 @@ def synthesise(
     open_ = np.asarray(voiced, np.float32)
     for k in range(0, count, BLOCK):
         block = slice(k, k + BLOCK)
-        sung = filtered_pulses((pulse[block] * open_[block, None]).astype(np.float32), harmonic[block])
+        sung = filtered_pulses(pulse[block] * open_[block, None], harmonic[block])
         _add(out, k * HOP, overlap_add(sung, HOP))
-        blown = filtered_noise(hiss[block].astype(np.float32), steps[block])
+        blown = filtered_noise(hiss[block], steps[block])
         _add(out, k * HOP + NOISE_START, overlap_add(blown, NOISE_HOP))
     return out[HOP : (count + 1) * HOP]
 
@@ -166,7 +168,7 @@ def filtered_pulses(frames: Floats, gains: Floats) -> Floats:
 
 def filtered_noise(frames: Floats, gains: Floats) -> Floats:
     """[n, NOISE_STEPS, 2 * NOISE_HOP] through the zero-phase filters of log gains [n, NOISE_STEPS, GAINS] -> [.., NOISE_FFT]."""
-    margin = (NOISE_FFT - 2 * NOISE_HOP) // 2
-    padded = np.pad(frames.reshape(-1, 2 * NOISE_HOP), ((0, 0), (margin, margin)))
     magnitude = np.exp(product(gains.reshape(-1, GAINS), _matrices()[1]))
-    return np.asarray(np.fft.irfft(np.fft.rfft(padded) * magnitude, NOISE_FFT), np.float32)
+    blown = np.fft.irfft(np.fft.rfft(frames.reshape(-1, 2 * NOISE_HOP), NOISE_FFT) * magnitude, NOISE_FFT)
+    # The responses' first halves came out at the end.
+    return np.roll(np.asarray(blown, np.float32), (NOISE_FFT - 2 * NOISE_HOP) // 2, axis=1)
