@@ -13,6 +13,9 @@ from pydantic import Field, ValidationError
 from models.graph import METADATA_KEY, ModelError, Tensor, first_line, load_graph
 from models.schema import SampleRate, Schema, VoiceName, first_problem
 
+# Of a graph's states, what is known of the source in the long run: seconds that are better not lost with the rest.
+MEAN_STATE = "state_mean"
+
 # 64 MiB of float32: far above any causal network, low enough that a hostile shape cannot exhaust the memory.
 MAX_STATE_VALUES = 1 << 24
 
@@ -173,11 +176,16 @@ class ModelStream:
         self._run(self._bindings[self._now])
         self._now = 1 - self._now
 
-    def reset(self) -> None:
-        """Back to the zero state; the controls stay as they are."""
+    def reset(self, *, keep_mean: bool = False) -> None:
+        """Back to the zero state, but for the running mean if that is to stay; the controls stay as they are."""
+        if keep_mean and MEAN_STATE in self._states[0]:
+            self._states[0][MEAN_STATE][:] = self._states[self._now][MEAN_STATE]
+        else:
+            keep_mean = False
         for states in self._states:
-            for buffer in states.values():
-                buffer.fill(0.0)
+            for name, buffer in states.items():
+                if not (keep_mean and name == MEAN_STATE):
+                    buffer.fill(0.0)
         self.audio_out.fill(0.0)
         self._now = 0
 

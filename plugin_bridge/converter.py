@@ -372,14 +372,29 @@ class VoiceConverter(AudioEffect):
             if self._stream is not None:
                 self._restart(self._stream)
 
-    def _restart(self, stream: HostStream) -> None:
+    def restart(self) -> int:
+        """`reset` in the middle of a stream: what the model knows of the source in the long run stays.
+
+        Returns
+        -------
+        int
+            Samples until the output (late by `latency_samples` besides) sounds as if nothing had been forgotten.
+        """
+        with self._lock:
+            stream = self._stream
+            if stream is None:
+                return 0
+            self._restart(stream, keep_mean=True)
+            return stream.warm_up_samples
+
+    def _restart(self, stream: HostStream, *, keep_mean: bool = False) -> None:
         """From silence, with the voice and the parameters that are wanted now."""
         if self._stale():
             return  # a new stream is made when audio comes
         with self._setting:
             assert self._newest is not None, "there is one with every stream"
             self._engines.clear()
-            stream.restart(self._newest, self._numbers, self._bypass)
+            stream.restart(self._newest, self._numbers, self._bypass, keep_mean=keep_mean)
         self._running = False
 
     def __call__(

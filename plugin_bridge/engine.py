@@ -111,12 +111,15 @@ class Engine:
             stream.step()  # the runtime reserves its memory in the first run: not in the audio thread
         self.reset(0)
 
-    def reset(self, origin: int) -> None:
-        """Silence, with the weights wanted; the next sample is number `origin` of the host stream."""
+    def reset(self, origin: int, *, keep_mean: bool = False) -> None:
+        """Silence, with the weights wanted; the next sample is number `origin` of the host stream.
+
+        With `keep_mean` the source is still the same: what a model knows of it in the long run stays.
+        """
         self._origin = origin
         self._adapter.reset()
         for stream in self._streams:
-            stream.reset()
+            stream.reset(keep_mean=keep_mean)
         for shifter in self._shifters:
             shifter.reset()
         for ramp, weight in zip(self._weights, self.wanted_weights, strict=True):

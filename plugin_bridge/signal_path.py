@@ -352,19 +352,19 @@ class SignalPath:
         self._gate.length = length
         self._gate.aim(gain, self.position)
 
-    def _mute(self) -> None:
-        """Silence, until what is heard was said after now."""
+    def _mute(self, warm_up: int = 0) -> None:
+        """Silence, until what is heard was said after now, and `warm_up` samples more."""
         self._gate.snap(0.0)
-        self._open_at = self.position + self.latency_samples
+        self._open_at = self.position + self.latency_samples + warm_up
 
     def _begin_moments(self) -> None:
         """What is due here: the fresh start of a panic, and the end of silence."""
         if self._reset_at is not None and self.position >= self._reset_at:
-            self.converter.reset()
+            warm_up = self.converter.restart()
             self._before.reset()
             self._after.reset()
             self._reset_at = None
-            self._mute()
+            self._mute(warm_up)
         if self._open_at is not None and self.position >= self._open_at:
             self._fade_to(1.0, round(RAMP_SECONDS * self.sample_rate))
             self._open_at = None

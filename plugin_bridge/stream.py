@@ -57,6 +57,7 @@ class HostStream:
         self._joining: Engine | None = None  # takes the place of `_engine` with a fade that begins at `_fade_start`
         self._waiting: Engine | None = None  # will join when that is done
         self._fade_start = 0
+        self._keeps_mean = False
         self.retired: list[Engine] = []  # freeing memory takes time: whoever sets a voice does it, not the audio thread
 
         wide, narrow = (setup.channels, setup.capacity), (self._streams, setup.capacity)
@@ -74,12 +75,13 @@ class HostStream:
         """A new engine for this stream, ready to run."""
         return Engine(model, self.setup, self._streams, self._controls, self._faults, weights)
 
-    def restart(self, engine: Engine, numbers: Mapping[str, float], bypass: bool) -> None:
-        """Go back to silence, at position 0, with these parameters from the first sample on."""
+    def restart(self, engine: Engine, numbers: Mapping[str, float], bypass: bool, *, keep_mean: bool = False) -> None:
+        """Go back to silence, at position 0, with these parameters from the first sample on; `keep_mean` as for `Engine.reset`."""
         self.position = 0
         self._set_engine(engine)
         self._joining = self._waiting = None
-        engine.reset(0)
+        self._keeps_mean = keep_mean
+        engine.reset(0, keep_mean=keep_mean)
         self._gate.reset()
         self._dry.reset()
         for ramp, value in self._targets(numbers, bypass):
@@ -90,7 +92,7 @@ class HostStream:
         """Move to these parameters from here on, and to the voice of the newest of `engines`."""
         assert self._engine is not None, "restart() comes first"
         if self.position == 0:  # nothing was heard yet that a change could disturb
-            self.restart(engines.pop() if engines else self._engine, numbers, bypass)
+            self.restart(engines.pop() if engines else self._engine, numbers, bypass, keep_mean=self._keeps_mean)
             return
         for ramp, value in self._targets(numbers, bypass):
             ramp.aim(value, self.position)
@@ -107,8 +109,16 @@ class HostStream:
         """From here on feed this engine too, and fade it in when it is warm."""
         self._joining = engine
         engine.reset(self.position)
-        seconds = min(WARM_UP_SECONDS, engine.memory)
-        self._fade_start = self.position + self.setup.latency + round(seconds * self.setup.rate)
+        self._fade_start = self.position + self.setup.latency + self._warm_up_samples(engine)
+
+    @property
+    def warm_up_samples(self) -> int:
+        """Samples after which a fresh start is as good as forgotten."""
+        assert self._engine is not None, "restart() comes first"
+        return self._warm_up_samples(self._engine)
+
+    def _warm_up_samples(self, engine: Engine) -> int:
+        return round(min(WARM_UP_SECONDS, engine.memory) * self.setup.rate)
 
     def _targets(self, numbers: Mapping[str, float], bypass: bool) -> tuple[tuple[Ramp, float], ...]:
         return (

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dsp.singer import Note, sing
 from plugin_bridge import Board, VoiceConverter
+from plugin_bridge.demo import demo_phrase
 from plugin_bridge.preset import PLAIN_CHAIN, Effect, find_preset
 from plugin_bridge.signal_path import Changes, Mailbox, SignalPath
 
@@ -123,6 +124,28 @@ def test_panic_is_silent_at_once_and_comes_back_without_what_was_before() -> Non
     assert (out[faded + late :] <= 0).all()
     assert out[-1] == -0.125
     assert path.latency_samples == late
+
+
+@pytest.mark.parametrize("voice", ["pjs", "kerstin", "alys"])
+def test_after_a_panic_a_singer_is_as_loud_as_without(voice: str) -> None:
+    phrase = demo_phrase()[0][0, : 560 * 256]
+    panicked = 300 * 256
+    path = SignalPath(VoiceConverter(voice), RATE, 256)
+    undisturbed = run(SignalPath(VoiceConverter(voice), RATE, 256), phrase, [256])[0]
+    out = run(path, phrase, [256], {panicked: {"panic": True}})[0]
+    np.testing.assert_array_equal(out[:panicked], undisturbed[:panicked])
+    silent = panicked + round(0.005 * RATE)
+    back = silent + path.latency_samples + round(0.2 * RATE)
+    assert not out[silent + 256 : back].any()
+
+    def levels(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+        windows = audio[back + round(0.030 * RATE) :]  # the ramp
+        tenths = windows[: len(windows) // 4800 * 4800].reshape(-1, 4800)
+        return np.asarray(10 * np.log10(np.square(tenths).mean(1) + 1e-9))
+
+    sung = levels(undisturbed) > -30
+    assert sung.sum() >= 5
+    assert np.abs(levels(out) - levels(undisturbed))[sung].max() < 1  # dB
 
 
 def test_skipped_samples_are_gone_and_the_latency_is_what_it_was() -> None:
