@@ -15,15 +15,21 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("swift_f0")
 
+import soxr  # noqa: E402
 from encoder_files import encoder_file  # noqa: E402
 from pedalboard.io import AudioFile  # noqa: E402
 
+from dsp.envelope import level_correlation  # noqa: E402
+from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
 from models.graph import load_graph  # noqa: E402
 from models.lhq import adapt  # noqa: E402
-from models.lhq.adapt import Listener, SongTraining, train_voice  # noqa: E402
+from models.lhq.adapt import Listener, SongTraining, Units, train_voice  # noqa: E402
 from models.lhq.weights import load_base, save_base  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
+from models.source_filter.data import Recordings  # noqa: E402
+from plugin_bridge.recording import load_mono  # noqa: E402
+from plugin_bridge.render import SongRenderer  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -143,8 +149,45 @@ def test_with_an_encoder_of_ones_own_the_pack_says_which(recordings: Path, tmp_p
     assert str(card) == "vec-256-layer-9.onnx (256 values a frame of layer 9)"
     assert all("content" not in parts for parts in pack.manifest.songs.values())
     assert seen[-1].stage == "vocoder"
+    voice = str(tmp_path / "work" / "me.voice")
+    audio = load_mono(recordings / "0.wav", 40_000)[: 3 * 40_000]
+    sung = SongRenderer(voice, encoder=encoder).convert(audio[None], 40_000)[0]
+    tracks = (track_pitch(x, 40_000, method="dio") for x in (audio, sung))
+    assert compare_pitch(*tracks).median_cents < 10 and level_correlation(audio, sung, 40_000) > 0.8
     with pytest.raises(ValueError, match=r"expected the content encoder with which the training in .* was begun"):
         train(recordings, tmp_path / "work", 4, encoder_file(tmp_path / "other.onnx", 768))
+
+
+class Mixing(Listener):
+    """Hears our own content, its channels mixed, some loud and some faint, with offsets."""
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        rng = np.random.default_rng(5)
+        mixed = self.own(audio) @ rng.standard_normal((48, 64)) * 2.0 ** rng.integers(-3, 4, 64) + rng.standard_normal(64)
+        return mixed.astype(np.float32)
+
+
+def test_another_encoders_content_begins_as_ours(
+    recordings: Path, trained: tuple[Path, list[SongTraining]], tmp_path: Path
+) -> None:
+    """Where ours can be had from it by straight lines, the condition is what it was; also with the units in the network."""
+    base = load_base()
+    listener, packed = Mixing(base, None), Recordings(trained[0] / "packed")
+    takes = adapt.packed(packed, listener, tmp_path, lambda now: None)
+    units = Units.of(takes)
+    before = adapt.adaptable(base)
+    after = adapt.for_content(before, takes, packed, units, listener)
+    take = takes.takes[0]
+    given = torch.from_numpy(takes.features[take.start : take.start + take.frames].astype(np.float32))[None]
+    at40 = soxr.resample(packed.read(packed.clips[0])[0], 48_000, 40_000)
+    f0 = torch.full((1, take.frames), 200.0)
+    known = (f0, f0 * 0 + 1, f0 * 0 - 3, torch.zeros(1), before.voices.weight)
+    with torch.no_grad():
+        wanted = before.condition(torch.from_numpy(listener.own(at40))[None], *known)
+        made = after.condition(units(given), *known)
+        folded = units.folded(after).condition(given, *known)
+    assert (made - wanted).square().mean().sqrt() < 0.1 * wanted.std()
+    torch.testing.assert_close(folded, made, atol=1e-3, rtol=1e-3)
 
 
 def test_what_the_recordings_lack_is_told_before_the_work(tmp_path: Path) -> None:
