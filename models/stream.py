@@ -8,10 +8,10 @@ from typing import Final, Literal
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from models.graph import METADATA_KEY, ModelError, Tensor, first_line, load_graph
-from models.schema import SampleRate, Schema, VoiceName, first_problem
+from models.graph import ModelError, Tensor, first_line, load_graph, read_metadata
+from models.schema import SampleRate, Schema, VoiceName
 
 # Of a graph's states, what is known of the source in the long run: seconds that are better not lost with the rest.
 MEAN_STATE = "state_mean"
@@ -90,12 +90,7 @@ class StreamModel:
             Naming the first thing that was expected and what came instead.
         """
         graph = load_graph(data, name)
-        if graph.metadata is None:
-            raise ModelError(f"{name} has no metadata under the key {METADATA_KEY!r}, so it is no streaming model")
-        try:
-            metadata = StreamMetadata.model_validate_json(graph.metadata)
-        except ValidationError as error:
-            raise ModelError(f"{name} has metadata that is not valid: {first_problem(error)}") from None
+        metadata = read_metadata(graph, StreamMetadata, name, "streaming model")
         problem = _metadata_problem(metadata) or _signature_problem(graph.inputs, graph.outputs, metadata)
         if problem:
             # Cut, because a hostile graph may give its inputs any names.
