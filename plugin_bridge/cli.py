@@ -50,6 +50,10 @@ INTERRUPTED = 130
 FIGURES = ("Length", "Transposed", "x real time", "Peak")
 WIDE = 200  # columns, where a table goes to a file or a program: no line is broken for a screen that is not there
 
+# How an LLVC voice is exported.
+ChunkFactor = Annotated[int, typer.Option(min=1, max=16, help="Chunks a step: more are faster, and later.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")]
+
 app = typer.Typer(
     name="plugin-bridge",
     help="Neural voice and singing conversion, where an audio effect sits.",
@@ -184,7 +188,7 @@ def convert(
     for problem in problems:
         _say(problem)
     done: list[Conversion] = []
-    interrupted = False
+    failures, interrupted = 0, False
     try:
         failures = _convert_all(jobs, settings, done)
     except KeyboardInterrupt:
@@ -193,11 +197,7 @@ def convert(
         _print_summary(done)
         if report is not None and not interrupted:
             _write_report(report, done, _voice_text(settings.voice), settings.pitch_shift)
-    if interrupted:
-        _say(f"interrupted: {len(done)} of {len(jobs)} recordings are done, the one under way was left out")
-        raise typer.Exit(INTERRUPTED)
-    if failures or problems:
-        raise typer.Exit(FAILED)
+    _finish(f"{len(done)} of {len(jobs)} recordings are done, the one under way was left out", interrupted, failures or problems)
 
 
 @app.command()
@@ -283,7 +283,7 @@ def render(
         _say(f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before")
     songs = SongJobs(renderer, wishes, separator, f0_out, instrumental)
     done: list[Rendering] = []
-    interrupted = False
+    failures, interrupted = 0, False
     try:
         failures = _render_all(todo, songs, done)
     except KeyboardInterrupt:
@@ -296,11 +296,8 @@ def render(
                 _write_json(json_out, songs.described(done))
             if report is not None:
                 _write_report(report, done, voice, pitch)
-    if interrupted:
-        _say(f"interrupted: {len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on")
-        raise typer.Exit(INTERRUPTED)
-    if failures or problems:
-        raise typer.Exit(FAILED)
+    left = f"{len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on"
+    _finish(left, interrupted, failures or problems)
 
 
 @app.command()
@@ -837,7 +834,8 @@ def train_llvc(
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
-    int8: Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")] = False,
+    chunk_factor: ChunkFactor = 1,
+    int8: Int8 = False,
 ) -> None:
     """Train an LLVC voice on pairs, on a GPU if there is one. Ctrl-C stops it; the same command goes on."""
     from plugin_bridge.doctor import train_remedy
@@ -873,7 +871,7 @@ def train_llvc(
                 steps=steps,
                 minutes=minutes,
                 threads=threads,
-                options=ExportOptions(integer=int8),
+                options=ExportOptions(chunk_factor, integer=int8),
                 progress=report,
             )
     except KeyboardInterrupt:
@@ -890,8 +888,8 @@ def import_llvc(
     config: Annotated[Path, typer.Argument(metavar="config.json", help="The config it was trained with.")],
     name: Annotated[str, typer.Argument(help="The new voice's name: letters, digits, - and _.")],
     out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
-    chunk_factor: Annotated[int, typer.Option(min=1, max=16, help="Chunks a step: more are faster, and later.")] = 1,
-    int8: Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")] = False,
+    chunk_factor: ChunkFactor = 1,
+    int8: Int8 = False,
     licence: Annotated[str, typer.Option(help="Under which the checkpoint came.")] = "that of the checkpoint",
     credits: Annotated[str, typer.Option(help="Who made it, and whose voice it is.")] = "the checkpoint's authors",
     low: Annotated[float, typer.Option(help="Lowest pitch of the voice, in Hz.")] = 80.0,
@@ -1142,6 +1140,15 @@ def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str,
 
 def _say(sentence: str, console: Console | None = None) -> None:
     (console or Console(stderr=True)).print(Text(f"plugin-bridge: {sentence}"), soft_wrap=True)
+
+
+def _finish(left: str, interrupted: bool, problems: object) -> None:
+    """End a command that may have been interrupted, leaving things as `left` says, or have met problems; else let it end."""
+    if interrupted:
+        _say(f"interrupted: {left}")
+        raise typer.Exit(INTERRUPTED)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -12,7 +12,6 @@ reads checkpoint.pt of `models.source_filter.train` in FOLDER and writes adversa
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from models.source_filter.data import Crop, Recordings, read_table
 from models.source_filter.disturb import disturb
 from models.source_filter.features import HOP, SAMPLE_RATE, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig
-from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss
+from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
 
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
 BANDS = 96
@@ -265,12 +264,7 @@ def play(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Sharpen a trained bank against discriminators.")
-    parser.add_argument("--work", type=Path, required=True, help="the training's folder: packed data and checkpoint.pt")
-    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = stage_parser("Sharpen a trained bank against discriminators.", 2_000).parse_args()
     torch.set_num_threads(arguments.threads)
     config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
     recordings = Recordings(arguments.work / "packed")

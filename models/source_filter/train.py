@@ -267,13 +267,19 @@ def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingCon
     return (torch.cat([shape, loudness], -1) * weight).sum((0, 1)) / weight.sum((0, 1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the bundled bank.")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
+def stage_parser(description: str, steps: int) -> argparse.ArgumentParser:
+    """What each stage of the bank's training takes on its command line; `steps` are its usual ones."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
-    parser.add_argument("--steps", type=int, default=6_500)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def main() -> None:
+    parser = stage_parser("Train the bundled bank.", 6_500)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
