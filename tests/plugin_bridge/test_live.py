@@ -4,13 +4,11 @@ import gc
 import json
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
@@ -22,6 +20,7 @@ import numpy as np
 import pytest
 from jack_server import BLOCK, RATE, SERVER, jack, jack_server, needs_jack, needs_portaudio, wait_for
 from jack_server import jack_environment as jack_environment
+from memory import allocated
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from pythonosc.osc_message import OscMessage
@@ -38,8 +37,8 @@ from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import read_timeline, replay
 
-needs_liblo = pytest.mark.skipif(shutil.which("oscsend") is None, reason="needs oscsend: apt-get install liblo-tools")
 PLAYER = Path(__file__).with_name("jack_player.py")
+CLIENT = Path(__file__).with_name("osc_client.py")
 CHAIN = (
     Effect(plugin="HighpassFilter", values={"cutoff_frequency_hz": 90}),
     *PLAIN_CHAIN,
@@ -370,23 +369,12 @@ def test_the_callback_works_in_the_memory_it_has() -> None:
     path.post(path.ready({"panic": True}))
     run(10)
     before = arrays_of(host)
-    gc.collect()
-    tracemalloc.start()
-    try:
-        run(5)
-        kept = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        run(25)
-        peak = tracemalloc.get_traced_memory()[1]
-        gc.collect()
-        after = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
+    kept, peak = allocated(run, 5, 25)
     assert (host.errors, host.skipped) == (0, 0)
     assert len(before) > 50
     assert arrays_of(host) == before
-    assert after - kept < 25 * 50  # some bytes a block are the interpreter's own
-    assert peak - kept < 4 * block, "views and numbers pass through, never a block of samples"
+    assert kept < 25 * 50  # some bytes a block are the interpreter's own
+    assert peak < 4 * block, "views and numbers pass through, never a block of samples"
 
 
 def test_lost_frames_are_counted_against_the_clock_and_jitter_is_not() -> None:
@@ -420,12 +408,11 @@ def test_a_lasting_overload_is_paid_back_and_a_single_stall_is_not() -> None:
 
 
 @needs_jack
-@needs_liblo
 @pytest.mark.slow
 def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
     jack_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Voices of two packs, one of them trained, a sung phrase, and liblo's client at the controls, twice a second."""
+    """Voices of two packs, one of them trained, a sung phrase, and another program at the controls, twice a second."""
     seconds = 600
     voices = ("kerstin", "bank_b", "alys", "bank_a", "pjs")
     phrase, rate = demo_phrase()
@@ -434,14 +421,17 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
         rig = Rig(tmp_path, stack, voice="pjs", audio=phrase[0])
         server = OscServer(rig.surface)
         stack.callback(server.close)
-        url = f"osc.udp://127.0.0.1:{server.address[1]}"
+        command = [sys.executable, str(CLIENT), str(server.address[1])]
+        client = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, text=True))
+        stack.callback(client.kill)
+        assert client.stdin is not None
         rig.runs_on(100)
         begun, first, lost, skipped = time.monotonic(), rig.path.position, rig.host.clock.lost, rig.host.skipped
         early = sent = 0
         while time.monotonic() - begun < seconds:
             voice, pitch = voices[sent % len(voices)], sent % 25 - 12
-            subprocess.run(["oscsend", url, "/vc/voice", "s", voice], check=True)
-            subprocess.run(["oscsend", url, "/vc/pitch", "f", str(pitch)], check=True)
+            client.stdin.write(f"{voice} {pitch}\n")
+            client.stdin.flush()
             sent += 1
             wait_for(lambda: (rig.surface.voice_text, rig.surface.value("pitch_shift")) == (voice, pitch), "both")  # noqa: B023
             time.sleep(0.5)
@@ -452,18 +442,20 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
         taken, lost, skipped = rig.path.position - first, rig.host.clock.lost - lost, rig.host.skipped - skipped
         dry, wet = rig.take()
     again = replay(read_timeline(rig.recorder.timeline_target), dry)
+    due = elapsed * RATE
     with capsys.disabled():
         print(
             f"\n{elapsed:.1f} s, {sent} voices and pitches, {taken} frames taken ({skipped} of them left out as late), "
-            f"{lost:.0f} lost by the device in {status.xruns} blocks, {elapsed * RATE - taken - lost:.0f} more or less than "
+            f"{lost:.0f} lost by the device in {status.xruns} blocks, {due - taken - lost:.0f} more or less than "
             f"the clock's; load {status.load_median:.0%}, p99 {status.load_p99:.0%}; memory {early / 2**20:.0f} MiB after a "
             f"tenth, {late / 2**20:.0f} at the end; {status.errors} errors"
         )
-    # Each frame was taken, or counted as lost: to a second in ten minutes, and to a hundredth of what a busy machine lost.
-    assert taken + lost == pytest.approx(elapsed * RATE, abs=RATE + 0.01 * lost)
+    # Each frame was taken, or counted as lost, to half a second in ten minutes: the window in which losses show.
+    assert taken + lost == pytest.approx(due, abs=RATE / 2)
+    assert lost + skipped <= 0.001 * due, "on a machine with nothing else to do"
     assert sent > 100
     assert status.errors == 0
-    assert late - early < 32 * 2**20
+    assert late - early <= 16 * 2**20
     np.testing.assert_array_equal(again, wet)
 
 
