@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")  # both come with the extra `train`
 pytest.importorskip("soxr")
 
+from models.pack import VoicePack
 from plugin_bridge.cli import app
 from plugin_bridge.pairs import plan_pairs
 
@@ -121,7 +122,9 @@ def test_pairs_train_a_voice_that_converts(tmp_path):
     values |= {"learning_rate": 5e-4, "decay": 0.999, "adversarial": 1.0, "features": 2.0, "mel": 10.0}
     recipe.write_text("[training]\n" + "".join(f"{key} = {value}\n" for key, value in values.items()))
     pack = tmp_path / "me.voice"
-    code, output = run("train-llvc", "me", tmp_path / "out", tmp_path / "work", "--out", pack, "--recipe", recipe, "--steps", "2")
+    options = ("--out", pack, "--recipe", recipe, "--steps", "2", "--chunk-factor", "2")
+    code, output = run("train-llvc", "me", tmp_path / "out", tmp_path / "work", *options)
     assert code == 0, output
+    assert VoicePack.open(pack).stream_model().chunk == 2 * 208
     audio = np.zeros(5000, np.float32)
     assert VoiceConverter(str(pack))(audio, RATE).shape == audio.shape
