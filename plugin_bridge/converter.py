@@ -447,28 +447,32 @@ class VoiceConverter(AudioEffect):
         positive("buffer_size", buffer_size)
         with self._lock:
             samples = self._layout.read(input_array)
-            channels, n = samples.shape
-            if channels > MOST_CHANNELS:
+            if samples.shape[0] > MOST_CHANNELS:
                 self._layout.forget()
-                raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {channels}")
-            self._trimmed = True
-            if samples.size == 0:
-                if reset and self._stream is not None:
-                    self._restart(self._stream)
-                return np.zeros(input_array.shape, np.float32)
-            stream = self._stream_for(rate, channels, any_block=not reset)
-            latency = stream.setup.latency
-            if reset:
-                self._restart(stream)
-                out = np.empty((channels, n), np.float32)
-                self._feed(stream, samples, n + latency, latency, out)
-            else:
-                omit = min(n, max(0, latency - stream.position))
-                out = np.empty((channels, n - omit), np.float32)
-                stream.take(self._numbers, self._bypass, self._engines)
-                self._running = True
-                self._feed(stream, samples, n, omit, out)
-            return self._layout.restore(out)
+                raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {samples.shape[0]}")
+            return self._layout.restore(self._processed(samples, rate, reset))
+
+    def _processed(self, samples: NDArray[np.floating], rate: Fraction, reset: bool) -> NDArray[np.float32]:
+        """What `process` makes of checked audio [channels, n]: as many channels. Called under the lock."""
+        channels, n = samples.shape
+        self._trimmed = True
+        if samples.size == 0:
+            if reset and self._stream is not None:
+                self._restart(self._stream)
+            return np.zeros(samples.shape, np.float32)
+        stream = self._stream_for(rate, channels, any_block=not reset)
+        latency = stream.setup.latency
+        if reset:
+            self._restart(stream)
+            out = np.empty((channels, n), np.float32)
+            self._feed(stream, samples, n + latency, latency, out)
+        else:
+            omit = min(n, max(0, latency - stream.position))
+            out = np.empty((channels, n - omit), np.float32)
+            stream.take(self._numbers, self._bypass, self._engines)
+            self._running = True
+            self._feed(stream, samples, n, omit, out)
+        return out
 
     def _stream_for(self, rate: Fraction, channels: int, any_block: bool) -> HostStream:
         """The stream there is, if it serves, else a new one."""

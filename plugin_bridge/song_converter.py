@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.resampling import exact_rate
-from plugin_bridge.converter import MOST_CHANNELS, LoadedVoice, Voice, VoiceConverter
-from plugin_bridge.protocol import check_audio, number, positive
+from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
 from plugin_bridge.render import SongRenderer
 
 OFFLINE = (
@@ -20,7 +19,10 @@ OFFLINE = (
 
 
 class SongConverter(VoiceConverter):
-    """What `VoiceConverter(..., engine="song")` makes: `process` with `SongRenderer`'s sound, and no latency."""
+    """What `VoiceConverter(..., engine="song")` makes: `process` with `SongRenderer`'s sound, and no latency.
+
+    With reset=False `process` raises RuntimeError, as all that belongs to streams does; and ModelError if the song engine fails.
+    """
 
     __slots__ = ("_renderer",)
 
@@ -56,38 +58,13 @@ class SongConverter(VoiceConverter):
         """Nothing: all was given with the recording."""
         return self._layout.restore(np.empty((1, 0), np.float32))
 
-    def process(
-        self,
-        input_array: NDArray[np.floating],
-        sample_rate: float,
-        buffer_size: int = 8192,
-        reset: bool = True,
-    ) -> NDArray[np.float32]:
-        """Convert a recording; see `VoiceConverter.process`.
-
-        Raises
-        ------
-        RuntimeError
-            With reset=False, too: the song engine knows no streams.
-        ModelError
-            If the song engine fails.
-        """
-        check_audio(input_array)
-        rate = exact_rate(number("sample_rate", sample_rate))
-        positive("buffer_size", buffer_size)
+    def _processed(self, samples: NDArray[np.floating], rate: Fraction, reset: bool) -> NDArray[np.float32]:
         if rate.denominator != 1:
-            raise ValueError(f"the song engine needs a sample rate of whole Hz, got {sample_rate}")
+            raise ValueError(f"the song engine needs a sample rate of whole Hz, got {float(rate)}")
         if not reset:
             raise RuntimeError(OFFLINE)
-        with self._lock:
-            samples = self._layout.read(input_array)
-            if samples.shape[0] > MOST_CHANNELS:
-                self._layout.forget()
-                raise ValueError(f"audio must have at most {MOST_CHANNELS} channels, got {samples.shape[0]}")
-            source = np.asarray(samples, np.float32)
-            if samples.size == 0 or self.bypass:
-                return self._layout.restore(source)
-            return self._layout.restore(self._convert(source, int(rate)))
+        source = np.asarray(samples, np.float32)
+        return source if samples.size == 0 or self.bypass else self._convert(source, int(rate))
 
     def _convert(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         with self._setting:
