@@ -392,6 +392,22 @@ def test_a_flood_reaches_the_audio_as_few_changes(stage: Stage) -> None:
     assert 1 <= len(changes) <= elapsed / PACE_SECONDS + 2
 
 
+def test_touches_and_pages_of_touchosc_are_told_apart_from_its_faders(stage: Stage) -> None:
+    for message in (packet("/ping"), packet("/1"), packet("/accxyz", 0.1, 0.2, 0.9), packet("/vc/pitch/n/z", 1.0)):
+        stage.send(message)
+        assert stage.receive()[0] == "/vc/error"
+    stage.sync()
+    assert not stage.path.log
+    for share in (0.25, 0.5, 0.75):
+        stage.send(packet("/vc/pitch/n", share))
+    stage.send(packet("/vc/bypass", 1.0))
+    stage.send(packet("/vc/voice", 1.0))
+    assert stage.until(lambda got: got[0] == "/vc/voice") == ("/vc/voice", "bank_a")
+    stage.sync()
+    assert (stage.path.converter.pitch_shift, stage.path.converter.bypass) == (12.0, True)
+    assert stage.path.converter.voice == "bank_a"
+
+
 def test_many_strangers_and_subscribers_are_bounded(stage: Stage) -> None:
     for port in range(20_000, 20_100):
         stage.send(packet("/vc/subscribe", port))
@@ -522,6 +538,34 @@ def test_a_controller_builds_itself_from_the_tree_over_http(stage: Stage) -> Non
         with socket.create_connection(("127.0.0.1", stage.server.address[1])) as client, suppress(OSError):
             client.sendall(line)
     assert get("/vc/mix?VALUE")[0] == 200
+
+
+# What a widget of each type knows (`defaults()` in Open Stage Control's sources); it drops what it does not.
+EVERY_WIDGET = {"type", "id", "comments", "height", "expand", "onCreate"}
+OSC_WIDGET = EVERY_WIDGET | {"address", "typeTags", "default", "decimals"}
+WIDGETS = {
+    "root": EVERY_WIDGET | {"layout", "widgets"},
+    "panel": EVERY_WIDGET | {"layout", "widgets"},
+    "text": EVERY_WIDGET | {"value"},
+    "fader": OSC_WIDGET | {"design", "range", "doubleTap"},
+    "switch": OSC_WIDGET | {"layout", "values"},
+    "button": OSC_WIDGET | {"label", "mode", "on", "off"},
+}
+
+
+def test_the_layout_for_open_stage_control_is_one_that_it_knows() -> None:
+    layout = json.loads((Path(presets_folder.__file__).parent / "stage" / "open-stage-control.json").read_text())
+    assert layout["type"] == "session"
+    assert layout["content"]["type"] == "root"
+    waiting, ids = [layout["content"]], []
+    while waiting:
+        widget = waiting.pop()
+        waiting += widget.get("widgets", [])
+        ids.append(widget["id"])
+        assert set(widget) <= WIDGETS[widget["type"]], widget["id"]
+        if widget["type"] == "button":
+            assert widget["mode"] in ("toggle", "tap")  # which send a number; "momentary" sends none
+    assert len(set(ids)) == len(ids)
 
 
 def test_the_layout_for_open_stage_control_fits_the_address_space(stage: Stage) -> None:
