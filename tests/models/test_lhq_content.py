@@ -18,7 +18,7 @@ from pedalboard.io import AudioFile  # noqa: E402
 
 from dsp.pitch import track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
-from models.lhq.content import BANDS, Conditioner, ContentConfig, load_content, pitch_features  # noqa: E402
+from models.lhq.content import BANDS, Conditioner, ContentConfig, load_content, pitch_features, running_sum  # noqa: E402
 from models.lhq.data import Takes, pack_features  # noqa: E402
 from models.lhq.features import loudness  # noqa: E402
 from models.lhq.mel import log_mel, normalise  # noqa: E402
@@ -68,6 +68,13 @@ def awake(config: ContentConfig = SMALL) -> Conditioner:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+@pytest.mark.parametrize(("frames", "reach"), [(1, 1), (5, 2), (300, 128), (700, 128)])
+def test_a_running_sum_is_the_sum_of_each_window(frames: int, reach: int) -> None:
+    x = torch.rand(2, frames, 3, generator=torch.Generator().manual_seed(0))
+    wanted = [x[:, max(0, k - reach) : k + reach + 1].sum(1) for k in range(frames)]
+    torch.testing.assert_close(running_sum(x, reach), torch.stack(wanted, 1))
 
 
 def test_content_does_not_depend_on_level() -> None:
