@@ -141,10 +141,12 @@ def synthesise(
     out = np.zeros((count + FFT // HOP + 2) * HOP, np.float32)  # from one hop before the first frame's centre
     steps = np.asarray(noise, np.float32).reshape(count, NOISE_STEPS, GAINS)
     pulse, hiss = pulse_frames(f0, phase_of(f0, phase)), noise_frames(first_frame, count, seed)
-    open_ = np.asarray(voiced, np.float32)
+    open_ = np.asarray(voiced) > 0
     for k in range(0, count, BLOCK):
         block = slice(k, k + BLOCK)
-        sung = filtered_pulses(pulse[block] * open_[block, None], harmonic[block])
+        on = open_[block]
+        sung = np.zeros((len(on), FFT), np.float32)
+        sung[on] = filtered_pulses(pulse[block][on], harmonic[block][on])
         _add(out, k * HOP, overlap_add(sung, HOP))
         blown = filtered_noise(hiss[block], steps[block])
         _add(out, k * HOP + NOISE_START, overlap_add(blown, NOISE_HOP))
