@@ -46,7 +46,7 @@ class Item:
 
     @property
     def is_number(self) -> bool:
-        """Whether it sets a number or a switch: nothing that the process of the audio might refuse, or that takes time."""
+        """Whether it sets a number or a switch, which takes no time, and where only the newest counts."""
         return self.sets not in ("", "voice", "preset")
 
 

@@ -644,5 +644,13 @@ def test_nothing_is_left_of_a_process_that_is_killed(tmp_path: Path) -> None:
         process.kill()
         # The server holds the other end of this, too: it ends when nobody does.
         assert process.stderr.read() == ""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind((host, int(port)))
+
+    def is_free() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taker:
+            try:
+                taker.bind((host, int(port)))
+            except OSError:
+                return False
+        return True
+
+    wait_for(is_free, "the port")  # a process that ends closes one thing after the other
