@@ -67,8 +67,8 @@ def track_f0(audio: NDArray[np.float32], sample_rate: int, method: Method = "swi
     audio : [n], mono
     sample_rate : Hz
     method
-        "swift" is the network SwiftF0 (Nieradzik 2025). "dio" (with StoneMask; the paper's) takes some 1 % of the take's length
-        on one core, "harvest" 20 %. On nine takes conversions followed the source to a median of 5.9 cents and agreed in
+        "swift" is the network SwiftF0 (Nieradzik 2025). It and "dio" (with StoneMask; the paper's) take some 1 % of the take's
+        length on one core, "harvest" 20 %. On nine takes conversions followed the source to a median of 5.9 cents and agreed in
         voicing on 97.5 % of frames with "swift", 9.8 cents and 93.1 % with "dio".
 
     Raises
