@@ -1,7 +1,7 @@
 """Training of LLVC: one loop from pairs to a checkpoint.
 
 Step n draws all its randomness from (seed, n), so a run resumed from any checkpoint continues exactly. The checkpoint holds the
-generator under `model`, and a `config.json` in the authors' layout lies beside it: `plugin-bridge import-llvc` takes both.
+averaged generator under `model`, and a `config.json` in the authors' layout lies beside it: `plugin-bridge import-llvc` takes both.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.llvc.checkpoint import config_text
 from models.llvc.discriminators import Discriminators
@@ -49,6 +50,7 @@ class TrainingConfig:
     judged: int
     learning_rate: float
     decay: float
+    average: float
     alone: int
     adversarial: float
     features: float
@@ -120,6 +122,7 @@ class Trainer:
             torch.optim.AdamW(module.parameters(), config.learning_rate, BETAS, EPSILON, weight_decay=0.0)
             for module in (self.generator, self.discriminators)
         ]
+        self.averaged = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         # bfloat16 has float32's range, so no loss needs scaling. A CPU without instructions for it is slower than in float32.
         self.mixed = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
@@ -171,23 +174,29 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
         optimiser.step()
+        if module is self.generator:
+            self.averaged.update_parameters(module)
 
     def validate(self, clips: Tensor) -> float:
-        """Mel loss on pairs [2, batch, 1, clip], as the generator converts: without dropout."""
-        self.generator.eval()
+        """Mel loss on pairs [2, batch, 1, clip], as the averaged generator converts: without dropout."""
+        self.averaged.eval()
         with torch.no_grad():
             original, recorded = clips.to(self.device).unbind(0)
-            return float(self.mel(self.generator(original)[:, 0], recorded[:, 0]))
+            return float(self.mel(self.averaged(original)[:, 0], recorded[:, 0]))
 
     def state(self) -> dict[str, Any]:
         return {
-            "model": self.generator.state_dict(),
+            "model": self.averaged.module.state_dict(),
+            "averaged": self.averaged.n_averaged,
+            "generator": self.generator.state_dict(),
             "discriminators": self.discriminators.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.generator.load_state_dict(state["model"])
+        self.averaged.module.load_state_dict(state["model"])
+        self.averaged.n_averaged.copy_(state["averaged"])
+        self.generator.load_state_dict(state["generator"])
         self.discriminators.load_state_dict(state["discriminators"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -252,13 +261,13 @@ def fit(
             )
             report(progress)
             if log:
-                write_log(log, progress, trainer.generator, held_out)
+                write_log(log, progress, cast("Generator", trainer.averaged.module), held_out)
             losses = []
         if time.monotonic() - saved > SAVE_SECONDS:
             write()
             saved = time.monotonic()
     write()
-    return trainer.generator.eval()
+    return cast("Generator", trainer.averaged.module).eval()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -88,6 +88,17 @@ def test_a_checkpoint_is_one_that_can_be_imported_and_resumed(tmp_path, folder):
     assert [optimiser["param_groups"][0]["lr"] for optimiser in state["optimisers"]] == pytest.approx([5e-4 * 0.999**2] * 2)
 
 
+def test_what_converts_is_the_average_of_the_steps(tmp_path, folder):
+    # Of weights w1, w2, w3 an average that keeps a quarter is w1, then w1 / 4 + 3 w2 / 4, and so on; training itself is the same.
+    steps = [train(tmp_path / str(count), folder, count) for count in (1, 2, 3)]
+    averaging = replace(RECIPE, average=0.25)
+    train(tmp_path / "averaged", folder, 2, averaging)
+    averaged = train(tmp_path / "averaged", folder, 3, averaging)
+    for name, *weights in ((name, *(step[name] for step in steps)) for name in averaged):
+        wanted = 0.0625 * weights[0] + 0.1875 * weights[1] + 0.75 * weights[2]
+        torch.testing.assert_close(averaged[name], wanted, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_the_variants_configs_come_back(tmp_path, name):
     from models.llvc.checkpoint import config_text
