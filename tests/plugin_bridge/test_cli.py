@@ -356,7 +356,8 @@ def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_pa
 
 
 def test_help_is_there_for_every_command():
-    for command in ("voices", "convert", "demo", "bench", "evaluate", "train", "make-pairs", "train-llvc", "import-llvc", "doctor"):
+    commands = ("voices", "convert", "render", "demo", "bench", "evaluate", "train", "train-song", "make-pairs", "train-llvc")
+    for command in (*commands, "import-llvc", "doctor"):
         result = run(command, "--help")
         assert result.exit_code == 0 and "Usage" in result.stdout
 
