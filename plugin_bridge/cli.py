@@ -826,7 +826,7 @@ def train_llvc(
     work: Annotated[Path, typer.Argument(help="The folder for the training's checkpoint; one that holds one goes on from it.")],
     out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
     variant: Annotated[str, typer.Option(help="llvc, llvc-nc, llvc-hfg, or llvc-48k for pairs of 48000 Hz.")] = "llvc",
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file with a table called training; by default the published one.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file with a training table; by default the published one.")] = None,
     encoder: Annotated[
         Path | None,
         typer.Option(help="Adds the self-supervised loss: a Hugging Face folder of HuBERT's kind, or a content.pt of lhq's."),
