@@ -450,12 +450,12 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
             f"the clock's; load {status.load_median:.0%}, p99 {status.load_p99:.0%}; memory {early / 2**20:.0f} MiB after a "
             f"tenth, {late / 2**20:.0f} at the end; {status.errors} errors"
         )
-    # Each frame was taken, or counted as lost: to a second in ten minutes, and to a hundredth of what a busy machine lost.
-    assert taken + lost == pytest.approx(due, abs=RATE + 0.01 * lost)
+    # Each frame was taken, or counted as lost, to a second in ten minutes.
+    assert taken + lost == pytest.approx(due, abs=RATE)
     assert lost + skipped <= 0.01 * due, "on two cores with nothing else to do; measured 0.003"
     assert sent > 100
     assert status.errors == 0
-    assert late - early <= 16 * 2**20
+    assert late - early < 16 * 2**20
     np.testing.assert_array_equal(again, wet)
 
 
