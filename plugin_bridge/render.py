@@ -251,7 +251,10 @@ class SongRenderer:
                 elapsed_s=time.perf_counter() - start,
                 heard=song.samples,
                 slices=len(song.slices),
-                converted_s=sum(part.stop - part.start for part in song.slices) / FRAME_RATE,
+                # The last frame stands on the end, half of it beyond.
+                converted_s=min(
+                    sum(part.stop - part.start for part in song.slices) / FRAME_RATE, song.samples / recording.sample_rate
+                ),
                 stages=dict(song.stages.seconds),
                 threads=self.threads,
                 lowered_db=written.lowered_db,

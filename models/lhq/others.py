@@ -25,13 +25,13 @@ CONVERSION = TrainingConfig(
 
 
 class OtherVoices:
-    """Converts clips into random voices: blends of two of the stream network's embeddings, a little beyond both."""
+    """Converts clips into random voices: blends of two of the stream network's embeddings. Beyond them nobody has a voice."""
 
     def __init__(self, trained: Trained, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         table = trained.network.voices.weight.detach()
         pairs = torch.randint(len(table), (2, BLENDS), generator=generator)
-        amount = -0.2 + 1.4 * torch.rand(BLENDS, 1, generator=generator)
+        amount = torch.rand(BLENDS, 1, generator=generator)
         self.trainer = Trainer(trained.network, CONVERSION)
         self.trainer.network.voices = nn.Embedding.from_pretrained(torch.lerp(table[pairs[0]], table[pairs[1]], amount))
         self.trainer.mean.prior.copy_(trained.prior)

@@ -180,7 +180,7 @@ def test_packed_arrays_are_the_recordings(packed: tuple[Recordings, Takes]) -> N
 
 
 def test_the_other_voice_is_the_same_sentence(packed: tuple[Recordings, Takes]) -> None:
-    """As long, as loud, at the same time, but not the same sound; a random voice now and then is one that nobody has."""
+    """As long, as loud, at the same time, but not the same sound."""
     _, takes = packed
     likeness = []
     for take in takes.takes:
@@ -189,7 +189,7 @@ def test_the_other_voice_is_the_same_sentence(packed: tuple[Recordings, Takes]) 
         assert np.abs(features - other)[30:90].mean() > 0.2
         envelopes = [np.exp(x).sum(1) for x in (features, other)]
         likeness.append(np.corrcoef(*envelopes)[0, 1])
-    assert np.median(likeness) > 0.9 and min(likeness) > 0.5
+    assert np.median(likeness) > 0.9 and min(likeness) > 0.6
 
 
 def test_target_voices_come_in_another_key_too(packed: tuple[Recordings, Takes]) -> None:

@@ -120,14 +120,15 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
     source = write_audio(tmp_path / "a.wav", sung)
-    options = ("--voice", voice, "--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--json", tmp_path / "t.json")
-    result = run(source, tmp_path / "mix.wav", *options)
+    options = ("--voice", voice, "--method", "dio")
+    separation = ("--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--json", tmp_path / "t.json")
+    result = run(source, tmp_path / "mix.wav", *options, *separation)
     assert result.exit_code == 0, result.stderr
-    assert run(source, tmp_path / "stem.wav", "--voice", voice).exit_code == 0
+    assert run(source, tmp_path / "stem.wav", *options).exit_code == 0
     mix, stem = read_audio(tmp_path / "mix.wav")[0], read_audio(tmp_path / "stem.wav")[0]
-    # Levels, not samples: a pitch that is a hair different has turned the phase by the end.
     mix_level, stem_level = (np.sqrt(np.mean(x[: len(x) // 800 * 800].reshape(-1, 800) ** 2, 1)) for x in (mix, stem))
-    assert len(mix) == len(sung) and np.corrcoef(mix_level, stem_level)[0, 1] > 0.95
+    assert len(mix) == len(sung) and np.corrcoef(mix, stem)[0, 1] > 0.8
+    assert np.corrcoef(mix_level, stem_level)[0, 1] > 0.95
     assert abs(20 * np.log10(np.std(mix) / np.std(stem))) < 3
     assert json.loads((tmp_path / "t.json").read_text())["recordings"][0]["stages"]["separation"]["processor_s"] > 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -176,14 +177,14 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, voice, sung, more):
 
 
 def test_bench_measures_a_song_from_file_to_file(tmp_path, voice):
-    options = ["--voice", voice, "--song", "12", "--out", str(tmp_path / "bench.json")]
+    options = ["--voice", voice, "--song", "11.5", "--out", str(tmp_path / "bench.json")]
     result = CliRunner().invoke(app, ["bench", *options])
     assert result.exit_code == 0, result.stderr
     assert "from file to file" in result.stdout and "denoiser" in result.stdout
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert set(figures["threads"]) == {"1", "2"}
     for run_ in figures["threads"].values():
-        assert run_["seconds"] == 12 and 9 < run_["converted_s"] < 12.1 and run_["share_of_length"] > 0
+        assert run_["seconds"] == 11.5 and 9 < run_["converted_s"] < 11.5 and run_["share_of_length"] > 0
 
 
 def test_convert_with_the_song_engine_is_render(tmp_path, voice, sung):
