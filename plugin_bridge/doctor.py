@@ -8,10 +8,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Literal
+
+from plugin_bridge.priority import hurry_audio
 
 State = Literal["ok", "optional", "missing"]
 
@@ -44,6 +47,7 @@ def examine() -> Iterator[Finding]:
     yield from _voices()
     yield _portaudio()
     yield _threads()
+    yield _priority()
     yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
     yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr"), train_remedy())
     yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "soxr"), evaluate_remedy())
@@ -102,6 +106,19 @@ def portaudio_remedy() -> str:
 def _threads() -> Finding:
     available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return Finding("CPU threads", "ok", f"{available} (a converter uses one)")
+
+
+def _priority() -> Finding:
+    with ThreadPoolExecutor(1) as thread:  # the priority ends with it
+        granted = thread.submit(hurry_audio).result()
+    if granted:
+        return Finding("Priority", "ok", "real-time for live audio")
+    return Finding("Priority", "optional", f"not real-time; live audio on a busy computer needs it: {priority_remedy()}")
+
+
+def priority_remedy() -> str:
+    """How to let a user's programs have real-time priority: Linux alone refuses it."""
+    return "give your user the limit rtprio, as members of the group audio have it once JACK is installed"
 
 
 def _extra(what: str, command: str, modules: tuple[str, ...], remedy: str) -> Finding:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from dsp.ring import AudioRing
 from dsp.smoothing import add
 from plugin_bridge.control import Status
-from plugin_bridge.doctor import portaudio_remedy
+from plugin_bridge.doctor import portaudio_remedy, priority_remedy
+from plugin_bridge.priority import hurried_threads, hurry_audio
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.voices import voice_text
 
@@ -246,13 +248,17 @@ class LiveHost:
         self._wet = np.zeros((opened.outputs, self._capacity), np.float32)
         self._dry = np.zeros(self._capacity, np.float32)
         self._stream: Any = None
-        self._switch_seconds = sys.getswitchinterval()
+        self._unhurried = False  # a stream was opened, and its thread did not run yet
+        self._refused = False  # real-time priority
+        self._before = ExitStack()  # takes back what `start` did to the process
         self._seen, self._seen_at = -1, 0.0
         self._closing = threading.Event()
 
     # The audio thread.
 
     def _callback(self, indata: NDArray[np.float32], outdata: NDArray[np.float32], frames: int, when: Any, status: Any) -> None:
+        if self._unhurried:
+            self._unhurried, self._refused = False, not hurry_audio()
         begun = time.perf_counter()
         self.clock.count(begun, frames)
         try:
@@ -297,9 +303,12 @@ class LiveHost:
     def start(self) -> None:
         """Open the device; LiveError if that fails."""
         # Blocks would wait for the interpreter, and for its collector of garbage.
+        self._before.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.collect()
         gc.freeze()
+        self._before.callback(gc.unfreeze)
+        self._before.enter_context(hurried_threads())
         try:
             self._open()
         except LiveError:
@@ -322,6 +331,7 @@ class LiveHost:
             self.clock.restart()
             self.overload.debt = 0.0
             self._seen_at = time.monotonic()
+            self._unhurried = True
             self._stream.start()
         except (ValueError, sounddevice.PortAudioError) as error:
             self._close_stream()
@@ -338,8 +348,7 @@ class LiveHost:
         self._close_stream()
         if self._recorder is not None:
             self._recorder.close()
-        sys.setswitchinterval(self._switch_seconds)
-        gc.unfreeze()
+        self._before.close()
 
     def watch(self, until: Callable[[], bool]) -> None:
         """Look after the stream until `until` says so or `close` is called; a device that went away is tried again.
@@ -350,6 +359,9 @@ class LiveHost:
             If it was a JACK server.
         """
         while not until() and not self._closing.wait(0.1):
+            if self._refused:
+                self._refused = False
+                self._tell(f"the audio has no real-time priority, so a busy computer may cost blocks: {priority_remedy()}")
             if not self._flows():
                 self._tell(f"{self._opened.name} went away; trying to get it back")
                 self._reopen(until)

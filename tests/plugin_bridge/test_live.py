@@ -72,6 +72,7 @@ class Rig:
         audio: NDArray[np.float32] | None = None,
         freewheel: bool = False,
         slow: float = 0.0,
+        steered: bool = False,
     ) -> None:
         device = Device("system", "system", block_size=BLOCK)
         opened = find_device(device)
@@ -80,6 +81,9 @@ class Rig:
         self.surface = ControlSurface(self.path)
         self.recorder = TakeRecorder(folder / "take.wav", self.path)
         self.host = LiveHost(device, opened, self.path, recorder=self.recorder, freewheel=freewheel)
+        if steered:  # before it starts, as in a performance
+            self.server = OscServer(self.surface)
+            stack.callback(self.server.close)
         stack.callback(self.host.close)
         self.host.start()
         played = folder / "played.npy"
@@ -418,10 +422,8 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
     phrase, rate = demo_phrase()
     assert rate == RATE
     with ExitStack() as stack:
-        rig = Rig(tmp_path, stack, voice="pjs", audio=phrase[0])
-        server = OscServer(rig.surface)
-        stack.callback(server.close)
-        command = [sys.executable, str(CLIENT), str(server.address[1])]
+        rig = Rig(tmp_path, stack, voice="pjs", audio=phrase[0], steered=True)
+        command = [sys.executable, str(CLIENT), str(rig.server.address[1])]
         client = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, text=True))
         stack.callback(client.kill)
         assert client.stdin is not None
