@@ -711,6 +711,9 @@ def train_song(
         Path | None,
         typer.Option(help="A content encoder of yours in place of ours: ContentVec or HuBERT, .onnx or Hugging Face folder."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, or cuda, a GPU; by default a GPU if there is one.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the denoiser's training; by default the recipe's.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Train for so many minutes at most, besides reading the recordings.")
@@ -723,6 +726,7 @@ def train_song(
 
     target, work = _training_places(name, folder, out, work, resume, "training-songs")
     try:
+        from models.device import pick_device
         from models.lhq.adapt import SongTraining, train_voice
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
@@ -733,9 +737,18 @@ def train_song(
                 losses = "" if now.stage == "packing" else f", loss {now.loss:.3f}, held out {now.held_out:.3f}"
                 show(now.step, now.steps, now.stage + losses, now.seconds_left)
 
+            chosen = pick_device(device)  # before anything is written
             work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(
-                name, folder, work, encoder=encoder, steps=steps, minutes=minutes, threads=threads, progress=report
+                name,
+                folder,
+                work,
+                encoder=encoder,
+                steps=steps,
+                minutes=minutes,
+                threads=threads,
+                device=chosen,
+                progress=report,
             )
             card = _place_pack(pack, target)
     except KeyboardInterrupt:
@@ -829,7 +842,7 @@ def train_llvc(
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with a training table; by default the published one.")] = None,
     encoder: Annotated[
         Path | None,
-        typer.Option(help="Adds the self-supervised loss: a Hugging Face folder of HuBERT's kind, or a content.pt of lhq's."),
+        typer.Option(help="Adds the self-supervised loss: a HuBERT's Hugging Face folder or ONNX file, or a content.pt of lhq's."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,

@@ -182,18 +182,18 @@ class Adaptation(Run):
     phases = PHASES
     margin = 0
 
-    def __init__(self, takes: Takes, base: Base, recipe: Recipe, units: Units | None) -> None:
+    def __init__(self, takes: Takes, base: Base, recipe: Recipe, units: Units | None, device: torch.device) -> None:
         self.mobile = base.mobile
         self.embedding_learning_rate = recipe.embedding_learning_rate
         self.units = units
         content = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-        super().__init__(takes, DenoiserTraining(**read_table(RECIPE, "training")), content, {})
+        super().__init__(takes, DenoiserTraining(**read_table(RECIPE, "training")), content, {}, device)
 
     def begin(self, conditioning: Conditioning, denoiser: Denoiser) -> None:
         """From the base."""
         torch.manual_seed(self.config.seed)
-        self.conditioner, self.average_conditioner = conditioning, copy.deepcopy(conditioning)
-        self.average = self.network = self.teacher = denoiser
+        self.conditioner, self.average_conditioner = conditioning.to(self.device), copy.deepcopy(conditioning)
+        self.average = self.network = self.teacher = denoiser.to(self.device)
         self.table = LatencyTable(0.0, {})  # nothing is decided by it
 
     def hear(self, model: Conditioning, batch: Batch, generator: torch.Generator, *, plain: bool = False) -> Heard:
@@ -220,8 +220,9 @@ class Adaptation(Run):
         """Mean distance of what one step makes of the held-out takes from their own mel spectrograms."""
         task = self.held_out_task()
         noise = torch.randn(task.x.shape, generator=torch.Generator().manual_seed(0))
-        made = denoising(denoiser, task)(TEMPERATURE * denoiser.config.scale * noise, 1.0)
-        loudness, bandwidth = torch.from_numpy(self.held_out.loudness), torch.from_numpy(self.held_out.bandwidth_hz)
+        made = denoising(denoiser, task)(TEMPERATURE * denoiser.config.scale * noise.to(task.x.device), 1.0)
+        loudness = torch.from_numpy(self.held_out.loudness).to(made.device)
+        bandwidth = torch.from_numpy(self.held_out.bandwidth_hz)
         return DECIBELS * mel_loss(made, task.x, loudness, bandwidth).item()
 
 
@@ -294,6 +295,7 @@ def train_voice(
     steps: int | None,
     minutes: float | None,
     threads: int,
+    device: torch.device,
     progress: Progress,
 ) -> Path:
     """Train the song engine of the voice `name` on the recordings in `folder`; returns the pack, written into `work`.
@@ -312,12 +314,12 @@ def train_voice(
     if units is not None:
         conditioning = for_content(conditioning, takes, recordings, units, listener)
 
-    run = Adaptation(takes, base, recipe, units)
+    run = Adaptation(takes, base, recipe, units, device)
     run.begin(copy.deepcopy(conditioning), base.denoiser)
     quality = {"song_held_out_db_before": run.held_out_error_db(base.denoiser)}
     checkpoint = work / train_denoiser.CHECKPOINT
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, weights_only=True), copy.deepcopy(conditioning))
+        run.resume(torch.load(checkpoint, map_location="cpu", weights_only=True), copy.deepcopy(conditioning))
     seconds = 60 * minutes if minutes else math.inf
     steps = steps or recipe.steps
     vocoder_steps = max(1, round(steps * recipe.vocoder_steps / recipe.steps))
@@ -337,6 +339,7 @@ def train_voice(
         config=replace(train_vocoder.TrainingConfig(), helpers=0.0, adversarial_rate=recipe.vocoder_learning_rate),
         start=(base.vocoder, base.judges),
         stop_at=time.monotonic() + (1 - DENOISER_SHARE) * seconds,
+        device=device,
         **often,
     )
     denoiser, run.average_conditioner = load_result(work / RESULTS["lhq"], copy.deepcopy(conditioning))

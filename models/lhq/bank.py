@@ -28,7 +28,7 @@ STORED: dict[Size, str] = {"lhq": "half", "mobile": "integer"}
 
 def load_vocoder(path: Path) -> Vocoder:
     """The averaged network of a vocoder's checkpoint."""
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     vocoder = Vocoder(VocoderConfig(**state["config"]))
     vocoder.load_state_dict(state["average"])
     return vocoder.eval()
@@ -92,7 +92,7 @@ def write_base(work: Path, pack: VoicePack, out: Path) -> None:
     conditioning.condition.load_state_dict(conditioner.condition.state_dict())
     with torch.no_grad():
         conditioning.voices.weight.copy_(conditioner.voices.weight[[trained.index(name) for name in names]])
-    state = torch.load(work / "vocoder.pt", weights_only=True)
+    state = torch.load(work / "vocoder.pt", map_location="cpu", weights_only=True)
     judges = Judges(1)
     judges.load_state_dict(state["judges"])
     encoder = pack.manifest.members[pack.manifest.songs["lhq"]["content"]]

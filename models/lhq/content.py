@@ -218,7 +218,7 @@ def load_content(path: Path) -> tuple[Conditioner, list[str]]:
     Raises ValueError, one sentence, if the file does not hold them.
     """
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model = Conditioner(ContentConfig(**state["config"]))
         model.load_state_dict(state["average"])
         return model.eval(), [str(voice) for voice in state["voices"]]

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from dsp.mel import mel_centres
+from models.device import half_precision
 from models.lhq.data import Batch
 from models.lhq.denoiser import Denoiser
 from models.lhq.diffusion import diffuse, snr_plus_one, truncated_snr
 from models.lhq.distillation import grid_times, other_times, two_step_target
 from models.lhq.mel import DEFAULT
-from models.lhq.train_content import Heard, frame_weight, half_precision
+from models.lhq.train_content import Heard, frame_weight
 
 SHORTEST_TIME = 0.005  # SNR + 1 is infinite at 0; here the noise is far below what anyone hears
 
@@ -34,7 +35,7 @@ class Task:
     def of(cls, heard: Heard, batch: Batch) -> Task:
         """Above a recording's bandwidth, where it says nothing about the voice, x is the coarse mel and counts nothing."""
         centres = torch.tensor(mel_centres(DEFAULT.bins, DEFAULT.low_hz, DEFAULT.high_hz), dtype=torch.float32)
-        inside = centres <= torch.from_numpy(batch.bandwidth_hz)[:, None, None]
+        inside = (centres <= torch.from_numpy(batch.bandwidth_hz)[:, None, None]).to(heard.mel.device)
         coarse = heard.coarse.detach()
         weight = frame_weight(heard.loudness)[..., None] * inside
         return cls(torch.where(inside, heard.mel, coarse), coarse, heard.condition, weight)
@@ -52,8 +53,8 @@ def denoising(denoiser: Denoiser, task: Task, keep: Sequence[bool] | None = None
     """The denoiser as a function of z and time (a number, or [batch, 1, 1]); its x clipped to the mel's range."""
 
     def denoise(z: Tensor, t: Any) -> Tensor:
-        times = torch.as_tensor(t, dtype=torch.float32).flatten().expand(len(z))
-        with half_precision():
+        times = torch.as_tensor(t, dtype=torch.float32, device=z.device).flatten().expand(len(z))
+        with half_precision(z.device):
             return denoiser(z, times, task.condition, task.coarse, keep).clamp(-1.0, 1.0)  # type: ignore[no-any-return]
 
     return denoise
@@ -68,8 +69,9 @@ def spread_times(rng: np.random.Generator, count: int) -> Tensor:
 def teaching_loss(denoiser: Denoiser, task: Task, t: Tensor, noise: Tensor, keep: Sequence[bool] | None = None) -> Tensor:
     """Squared error of v: of x with the weight SNR + 1 (diffusion, eq. 10)."""
     scale = denoiser.config.scale
+    t, noise = t.to(task.x.device), noise.to(task.x.device)
     z = diffuse(task.x, scale * noise, t)
-    with half_precision():
+    with half_precision(z.device):
         made = denoiser(z, t.flatten(), task.condition, task.coarse, keep)
     return task.mean_square((made - task.x) / scale * snr_plus_one(t) ** 0.5)
 
@@ -85,13 +87,13 @@ def distillation_loss(
     count, scale = len(task.x), student.config.scale
     others = round(kept * count)
     drawn = np.concatenate([grid_times(rng, count - others, steps), other_times(rng, others, steps)])
-    t = torch.tensor(drawn, dtype=torch.float32)[:, None, None]
-    z = diffuse(task.x, scale * noise, t)
+    t = torch.tensor(drawn, dtype=torch.float32, device=task.x.device)[:, None, None]
+    z = diffuse(task.x, scale * noise.to(task.x.device), t)
     first, rest = slice(0, count - others if halve else 0), slice(count - others if halve else 0, None)
     with torch.no_grad():
         targets = [denoising(teacher, task.rows(rest))(z[rest], t[rest])]
         if halve:
             targets.insert(0, two_step_target(denoising(teacher, task.rows(first)), z[first], t[first], steps))
-    with half_precision():
+    with half_precision(z.device):
         made = student(z, t.flatten(), task.condition, task.coarse)
     return task.mean_square((made - torch.cat(targets)) / scale * truncated_snr(t) ** 0.5)

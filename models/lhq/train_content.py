@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dsp.mel import mel_centres
+from models.device import CPU, DEVICES, half_precision, pick_device
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
 from models.lhq.data import Batch, Takes, pack_features
 from models.lhq.features import FLOOR
@@ -69,11 +70,6 @@ class Progress:
     seconds: float
 
 
-def half_precision() -> torch.autocast:
-    """Matrix products in bfloat16 where the processor has them (twice as fast), else in float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
-
-
 def frame_weight(loudness: Tensor) -> Tensor:
     """Loudness [batch, T] -> weight of each frame in the loss."""
     below = loudness.amax(1, keepdim=True) - loudness
@@ -83,7 +79,7 @@ def frame_weight(loudness: Tensor) -> Tensor:
 def mel_loss(made: Tensor, wanted: Tensor, loudness: Tensor, bandwidth_hz: Tensor) -> Tensor:
     """Mean absolute error in nepers of normalised mels [batch, T, bins], below each recording's bandwidth."""
     centres = torch.tensor(mel_centres(DEFAULT.bins, DEFAULT.low_hz, DEFAULT.high_hz), dtype=torch.float32)
-    weight = frame_weight(loudness)[..., None] * (centres <= bandwidth_hz[:, None, None])
+    weight = frame_weight(loudness)[..., None] * (centres <= bandwidth_hz[:, None, None]).to(made.device)
     return (torch.abs(made - wanted) * weight).sum() / weight.sum() * (-math.log(MEL_FLOOR) / 2)
 
 
@@ -114,11 +110,13 @@ def hear(
 ) -> Heard:
     """Pass a batch through encoder and condition network. `plain` leaves features, level and bottleneck undisturbed.
 
-    Without pairs (`config.paired` 0) the encoder's statistics stay as they are.
+    Without pairs (`config.paired` 0) the encoder's statistics stay as they are. Batch and disturbances are made on the CPU, the
+    networks run where the model is.
     """
+    device = model.voices.weight.device
     features, mel = torch.from_numpy(batch.features), torch.from_numpy(batch.mel)
     loudness = torch.from_numpy(batch.loudness)
-    agreement = torch.zeros(())
+    agreement = torch.zeros((), device=device)
     count = len(features)
     with torch.no_grad():
         if not plain:
@@ -127,13 +125,13 @@ def hear(
             first, second = torch.where(swap, other, features), torch.where(swap, features, other)
             features = disturbed(torch.cat([first, second[count - config.paired :]]), generator)
             mel, loudness = at_other_level(mel, loudness, config.gain, generator)
-        heard = model.encoder.normalise(features)[:, MEAN_FRAMES:-MEAN_FRAMES]
-    with half_precision():
+        heard = model.encoder.normalise(features.to(device))[:, MEAN_FRAMES:-MEAN_FRAMES]
+    with half_precision(device):
         content = model.encoder.encode(heard)
     content = content.float()
     if config.paired and not plain:  # the encoder is learning
         content, pair = model.encoder.whiten.fit(content).split([count, config.paired])
-        weight = frame_weight(loudness[count - config.paired :])[..., None]
+        weight = frame_weight(loudness[count - config.paired :])[..., None].to(device)
         agreement = weighted_mean((content[count - config.paired :] - pair).square(), weight)
     else:
         content = model.encoder.whiten(content)
@@ -152,15 +150,12 @@ def conditioned(
     model: Conditioning, content: Tensor, mel: Tensor, loudness: Tensor, batch: Batch, agreement: Tensor
 ) -> Heard:
     """Pass content [batch, T, content], in place of the batch's own, with mel and loudness at their level, through the network."""
-    with half_precision():
-        condition = model.condition(
-            content,
-            torch.from_numpy(batch.f0),
-            torch.from_numpy(batch.voiced),
-            loudness,
-            torch.from_numpy(batch.shift),
-            model.voices(torch.from_numpy(batch.speaker)),
-        )
+    device = model.voices.weight.device
+    content, mel, loudness = (x.to(device) for x in (content, mel, loudness))
+    f0, voiced, shift = (torch.from_numpy(x).to(device) for x in (batch.f0, batch.voiced, batch.shift))
+    with half_precision(device):
+        voice = model.voices(torch.from_numpy(batch.speaker).to(device))
+        condition = model.condition(content, f0, voiced, loudness, shift, voice)
         made = model.condition.mel(condition, loudness)
     return Heard(condition.float(), made.float(), mel, loudness, agreement)
 
@@ -194,17 +189,19 @@ def fit(
     seconds: float = float("inf"),
     report_every: int = 100,
     save_seconds: float = 120.0,
+    device: torch.device = CPU,
 ) -> Conditioner:
     """Train until `steps`, or for `seconds` in all, resuming from `work`/content.pt; returns the averaged networks."""
     torch.manual_seed(config.seed)
     model = Conditioner(sizes)
     model.encoder.normalise.prior.copy_(long_term_mean(takes, config))
+    model.to(device)
     average = copy.deepcopy(model).eval()
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     step, spent = 0, 0.0
     checkpoint = work / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)  # wherever it was trained so far
         model.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
@@ -264,6 +261,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     parser.add_argument("--others", type=Path, help="checkpoint of the stream engine with all its speakers (default: the base)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -289,7 +287,8 @@ def main() -> None:
     takes = Takes(arguments.work / "packed")
     if arguments.minutes > 0:
         sizes = ContentConfig(voices=len(takes.speakers))
-        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=60 * arguments.minutes)
+        seconds, device = 60 * arguments.minutes, pick_device(arguments.device)
+        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=seconds, device=device)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.device import CPU, DEVICES, pick_device
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
 from models.lhq.data import Batch, Takes
 from models.lhq.denoiser import Denoiser, DenoiserConfig
@@ -126,8 +127,16 @@ class Run:
     phases: tuple[Phase, ...] = PHASES
     margin = MEAN_FRAMES
 
-    def __init__(self, takes: Takes, config: DenoiserTraining, content: ContentTraining, targets: dict[str, float]) -> None:
+    def __init__(
+        self,
+        takes: Takes,
+        config: DenoiserTraining,
+        content: ContentTraining,
+        targets: dict[str, float],
+        device: torch.device = CPU,
+    ) -> None:
         self.takes = takes
+        self.device = device
         self.config = config
         # One view of each clip: the encoder, for whose consistency the second is, learns nothing here.
         self.content = replace(content, paired=0)
@@ -147,10 +156,10 @@ class Run:
     def start(self, conditioner: Conditioning, sizes: DenoiserConfig, table: LatencyTable) -> None:
         """From what stage 1 left. The noise's scale is the spread of the held-out mels about their coarse ones."""
         torch.manual_seed(self.config.seed)
-        self.conditioner, self.average_conditioner = conditioner, copy.deepcopy(conditioner)
+        self.conditioner, self.average_conditioner = conditioner.to(self.device), copy.deepcopy(conditioner)
         task = self.held_out_task()
         scale = task.mean_square(task.x - task.coarse).sqrt().item()
-        self.average = self.network = self.teacher = Denoiser(replace(sizes, scale=scale))
+        self.average = self.network = self.teacher = Denoiser(replace(sizes, scale=scale)).to(self.device)
         self.table = table
 
     def draw(self, rng: np.random.Generator, held_out: bool = False) -> Batch:
@@ -179,6 +188,7 @@ class Run:
             if not phase.steps:
                 return teaching_loss(denoiser, task, spread_times(np.random.default_rng(0), len(noise)), noise, keep).item()
             scale = denoiser.config.scale
+            noise = noise.to(self.device)
             wanted = sample(denoising(self.teacher, task), scale * noise, phase.steps * (2 if phase.halve else 1))
             made = sample(denoising(denoiser, task, keep), scale * noise, phase.steps)
             return task.mean_square((made - wanted) / scale).item()
@@ -282,9 +292,9 @@ class Run:
 
     def resume(self, state: dict[str, Any], conditioner: Conditioning) -> None:
         """Inverse of `state`; `conditioner` is one of the right sizes."""
-        self.conditioner, self.average_conditioner = conditioner, copy.deepcopy(conditioner)
+        self.conditioner, self.average_conditioner = conditioner.to(self.device), copy.deepcopy(conditioner)
         for name in DENOISERS:
-            setattr(self, name, Denoiser(DenoiserConfig.from_json(state["sizes"][name])))
+            setattr(self, name, Denoiser(DenoiserConfig.from_json(state["sizes"][name])).to(self.device))
         for name in (*DENOISERS, "conditioner", "average_conditioner"):
             getattr(self, name).load_state_dict(state[name])
         self.table = LatencyTable.from_json(state["table"])
@@ -356,7 +366,7 @@ def write_result(path: Path, run: Run) -> None:
 
 def load_result(path: Path, conditioner: Conditioned) -> tuple[Denoiser, Conditioned]:
     """Inverse of `write_result`; `conditioner` is one of the right sizes."""
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     denoiser = Denoiser(DenoiserConfig.from_json(state["sizes"]))
     denoiser.load_state_dict(state["denoiser"])
     conditioner.load_state_dict(state["conditioner"])
@@ -369,6 +379,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of all phases together")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     if arguments.steps is None and arguments.minutes == float("inf"):
         parser.error("expected --steps or --minutes, got neither")
@@ -376,11 +387,12 @@ def main() -> None:
     recipe = Path(__file__).with_name("denoiser.toml")
     config = DenoiserTraining(**read_table(recipe, "training"))
     content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
-    run = Run(Takes(arguments.work / "packed"), config, content, read_table(recipe, "latency"))
+    targets, device = read_table(recipe, "latency"), pick_device(arguments.device)
+    run = Run(Takes(arguments.work / "packed"), config, content, targets, device)
     conditioner = load_content(arguments.work / CONTENT)[0]
     checkpoint = arguments.work / CHECKPOINT
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, weights_only=True), conditioner)
+        run.resume(torch.load(checkpoint, map_location="cpu", weights_only=True), conditioner)
     else:
         sizes = DenoiserConfig(scale=1.0)
         run.start(conditioner, sizes, measure_latencies(sizes))

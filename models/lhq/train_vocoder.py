@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.device import CPU, DEVICES, pick_device
 from models.lhq.mel import log_mel, normalise
 from models.lhq.synthesis import HOP, SAMPLE_RATE, noise_frames, phase_of, pulse_frames
 from models.lhq.vocoder import Synthesis, Vocoder, VocoderConfig
@@ -68,6 +69,10 @@ class Batch:
     pulses: Tensor  # [batch, frames, 2 * HOP], zero where unvoiced
     noise: Tensor  # [batch, frames, NOISE_STEPS, 2 * NOISE_HOP]
     bandwidth_hz: Tensor  # [batch]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same there."""
+        return Batch(*(value.to(device) for value in vars(self).values()))
 
 
 def draw(recordings: Recordings, config: TrainingConfig, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
@@ -149,23 +154,25 @@ def fit(
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_at: float = float("inf"),
+    device: torch.device = CPU,
 ) -> Vocoder:
     """Train `steps` steps, and `adversarial_steps` more against discriminators, or until the clock's `stop_at`.
 
     Resumes from `work`/vocoder.pt, or begins with networks to adapt, `start`, instead of fresh ones of these `sizes`; returns the
-    averaged network.
+    averaged network, on the CPU.
     """
     config = config or TrainingConfig()
     torch.manual_seed(config.seed)
     network, judges = copy.deepcopy(start) if start else (Vocoder(sizes or VocoderConfig()), Judges(1))
-    sizes, synthesis = network.config, Synthesis()
+    sizes, synthesis = network.config, Synthesis().to(device)
+    network, judges = network.to(device), judges.to(device)
     average = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.adversarial_rate, betas=(0.8, 0.99), weight_decay=0.01)
     parts: dict[str, Any] = {"network": network, "average": average, "judges": judges, "optimiser": optimiser, "opponent": opponent}
     step, path = 0, work / "vocoder.pt"
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # wherever it was trained so far
         for name, part in parts.items():
             part.load_state_dict(state[name])
         step = state["step"]
@@ -173,11 +180,11 @@ def fit(
     def write() -> None:
         save(path, {name: part.state_dict() for name, part in parts.items()} | {"step": step, "config": asdict(sizes)})
 
-    held_out = draw(recordings, config, np.random.default_rng(config.seed), held_out=True)
+    held_out = draw(recordings, config, np.random.default_rng(config.seed), held_out=True).to(device)
     losses: list[list[float]] = []
     saved = time.monotonic()
     while step < steps + adversarial_steps and time.monotonic() < stop_at:
-        batch = draw(recordings, config, np.random.default_rng([config.seed, step]))
+        batch = draw(recordings, config, np.random.default_rng([config.seed, step])).to(device)
         against = step - steps
         rate = config.learning_rate * schedule(step / max(1, steps), step)
         if against >= 0:
@@ -211,7 +218,7 @@ def fit(
             write()
             saved = time.monotonic()
     write()
-    return average.eval()
+    return average.eval().cpu()
 
 
 def play(
@@ -221,9 +228,9 @@ def play(
     # A recording that ends below would be known by that.
     full = bandwidth_hz >= 0.95 * SAMPLE_RATE / 2
     if not full.any():
-        return torch.zeros(()), [0.0, 0.0, 0.0]
+        return torch.zeros((), device=made.device), [0.0, 0.0, 0.0]
     made, recorded = made[full], recorded[full]
-    speaker = torch.zeros(len(made), dtype=torch.int64)
+    speaker = torch.zeros(len(made), dtype=torch.int64, device=made.device)
     real = judges(recorded, speaker)
     lost = discriminator_loss(recorded=real, made=judges(made.detach(), speaker))
     opponent.zero_grad(set_to_none=True)
@@ -246,6 +253,7 @@ def main() -> None:
     parser.add_argument("--adversarial-steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -255,8 +263,8 @@ def main() -> None:
         figures = " ".join(f"{name} {value:.4f}" for name, value in vars(progress).items() if name != "step" and value)
         print(f"step {progress.step} {figures} {time.monotonic() - began:.0f} s", flush=True)
 
-    stop_at = began + 60 * arguments.minutes
-    fit(Recordings(arguments.data), arguments.work, arguments.steps, arguments.adversarial_steps, report, stop_at=stop_at)
+    often: dict[str, Any] = {"stop_at": began + 60 * arguments.minutes, "device": pick_device(arguments.device)}
+    fit(Recordings(arguments.data), arguments.work, arguments.steps, arguments.adversarial_steps, report, **often)
 
 
 if __name__ == "__main__":

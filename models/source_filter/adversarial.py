@@ -92,7 +92,7 @@ class Spectrogram(nn.Module):
 
     def forward(self, audio: Tensor, speaker: Tensor) -> Verdict:
         spectrum = torch.stft(
-            audio, self.fft, self.hop, window=torch.hann_window(self.fft), center=False, return_complex=True
+            audio, self.fft, self.hop, window=torch.hann_window(self.fft, device=audio.device), center=False, return_complex=True
         ).abs()
         amplitude = spectrum.transpose(1, 2) @ self.bands / self.fft**0.5
         # To about zero mean and unit variance.

@@ -61,15 +61,15 @@ class TrainingProgress:
 
 def spectral_loss(made: Tensor, wanted: Tensor, bandwidth_hz: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """Multi-resolution STFT loss (Yamamoto et al. 2020): log-magnitude L1 and spectral convergence, below each bandwidth."""
-    total = torch.zeros(())
+    total = torch.zeros((), device=made.device)
     for size in LOSS_FFTS:
-        window = torch.hann_window(size)
+        window = torch.hann_window(size, device=made.device)
         spectra = [
             torch.stft(x, size, size // 4, window=window, center=False, return_complex=True).abs() for x in (made, wanted)
         ]
-        hz = torch.arange(size // 2 + 1) * sample_rate / size
+        hz = torch.arange(size // 2 + 1, device=made.device) * sample_rate / size
         # Every mel counts alike, or the loss would look mostly at what lies above 8 kHz.
-        weight = torch.where(hz <= bandwidth_hz[:, None], 1 / (700.0 + hz), torch.zeros(()))
+        weight = torch.where(hz <= bandwidth_hz[:, None], 1 / (700.0 + hz), torch.zeros((), device=made.device))
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
         # Floor some 75 dB under full-scale noise: below, the recording's own hiss is not worth learning.
         floor = 2e-4 * size**0.5

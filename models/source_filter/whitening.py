@@ -42,6 +42,6 @@ class Whiten(nn.Module):
         return (x - mean) @ self._inverse(covariance)
 
     def _inverse(self, covariance: Tensor) -> Tensor:
-        least = self.LEAST_VARIANCE * torch.eye(len(covariance))
+        least = self.LEAST_VARIANCE * torch.eye(len(covariance), device=covariance.device)
         inverse: Tensor = torch.linalg.inv(torch.linalg.cholesky(covariance + least))
         return inverse.t()

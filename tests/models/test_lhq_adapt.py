@@ -24,6 +24,7 @@ from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
 from models.graph import load_graph  # noqa: E402
 from models.lhq import adapt  # noqa: E402
+from models.device import CPU  # noqa: E402
 from models.lhq.adapt import Listener, SongTraining, Units, train_voice  # noqa: E402
 from models.lhq.weights import load_base, save_base  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
@@ -69,7 +70,7 @@ def train(folder: Path, work: Path, steps: int, encoder: Path | None = None, sto
         if now.stage != "packing" and now.step == stop_after:
             raise KeyboardInterrupt
 
-    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, threads=1, progress=report)
+    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, threads=1, device=CPU, progress=report)
     return seen
 
 
