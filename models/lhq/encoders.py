@@ -151,8 +151,11 @@ def load_encoder(path: Path) -> Encoder:
     ModelError
         One sentence that names what was expected and what was found.
     """
-    if path.is_dir():
-        return _load_folder(path)
+    return _load_folder(path) if path.is_dir() else read_onnx(path)[1]
+
+
+def read_onnx(path: Path) -> tuple[bytes, Encoder]:
+    """An ONNX file as `load_encoder` takes it, and the bytes that it was checked by. Raises ModelError."""
     try:
         if path.stat().st_size > ONNX_BYTES:
             raise ModelError(f"expected a content encoder of at most 1 GiB, but {path} has {path.stat().st_size} bytes")
@@ -162,7 +165,7 @@ def load_encoder(path: Path) -> Encoder:
     graph = load_graph(data, str(path))
     # As the files that are passed around are called: vec-768-layer-12.onnx.
     layer = re.search(r"layer[-_]?(\d{1,2})", path.stem)
-    return Encoder(_dimensions(graph, path), _onnx(graph, path), _shown(path), "onnx", int(layer[1]) if layer else None)
+    return data, Encoder(_dimensions(graph, path), _onnx(graph, path), _shown(path), "onnx", int(layer[1]) if layer else None)
 
 
 def _shown(path: Path) -> str:

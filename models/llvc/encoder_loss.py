@@ -1,7 +1,8 @@
 """The self-supervised loss of LLVC's training: speech encoders are to hear the same in the conversion as in its model.
 
 The paper's encoder is HuBERT's convolutional front end; any that `transformers` reads from a folder serves (HuBERT, ContentVec,
-wav2vec 2.0, WavLM), and so does the content encoder of `models.lhq`, by its stage-1 checkpoint.
+wav2vec 2.0, WavLM). An ONNX file of such an encoder serves whole, with its transformer, and so does the content encoder of
+`models.lhq`, by its stage-1 checkpoint.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
 from dsp.mel import mel_weights
 from models.lhq.content import ContentEncoder, load_content
+from models.lhq.encoders import FIELD, HOP, read_onnx
 from models.lhq.features import BANDS, FLOOR, LOW_HZ, TOP_HZ, WINDOW
 from models.lhq.mel import DEFAULT
+from models.llvc.onnx_module import OnnxModule
 
 Distance = Literal["l1", "mse"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 SPEECH_RATE = 16_000  # of all the encoders of that family
 TAPS_A_SAMPLE = 16  # of the filter before every n-th sample is taken
+ONNX_ERROR = 1e-3  # of what torch makes of an ONNX graph, relative to ONNX Runtime's; rounding alone leaves some 1e-5
 
 
 class EncoderLoss(nn.Module):
@@ -70,6 +75,17 @@ class SpeechFeatures(nn.Module):
         return self.front_end(audio)  # type: ignore[no-any-return]
 
 
+class OnnxFrames(nn.Module):
+    """What an ONNX encoder gives for waveforms [batch, samples] at 16 kHz: [batch, frames, channels]."""
+
+    def __init__(self, graph: OnnxModule) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return torch.cat([self.graph(clip[None, None]) for clip in audio])  # the graphs are made for one
+
+
 class ContentFeatures(nn.Module):
     """`models.lhq`'s content of waveforms [batch, samples], [batch, frames, content].
 
@@ -107,15 +123,15 @@ def load_encoder(path: Path, sample_rate: int) -> nn.Module:
     ----------
     path : Path
         A folder as Hugging Face's `save_pretrained` writes it (`transformers` must be installed; nothing is fetched, no code of
-        the folder is run), or a stage-1 checkpoint of `models.lhq`.
+        the folder is run), an ONNX file as `models.lhq.encoders` takes it, or a stage-1 checkpoint of `models.lhq`.
 
     Raises
     ------
     ValueError
-        One sentence, if it is neither.
+        One sentence, if it is none of them.
     """
     if path.suffix.lower() == ".onnx":
-        raise ValueError(f"the loss needs gradients, which {path.name} cannot give: pass the folder that it was exported from")
+        return SpeechFeatures(load_onnx(path), sample_rate)
     if not path.is_dir():
         return ContentFeatures(load_content(path)[0].encoder, sample_rate)
     try:
@@ -132,3 +148,27 @@ def load_encoder(path: Path, sample_rate: int) -> nn.Module:
     if not isinstance(probe, Tensor) or probe.ndim != 3 or not math.isfinite(float(probe.detach().sum())):
         raise ValueError(f"expected features [batch, channels, frames] of the encoder in {path}, got something else")
     return SpeechFeatures(front_end, sample_rate)
+
+
+def load_onnx(path: Path) -> OnnxFrames:
+    """The encoder in an ONNX file, computed by torch. It is held to what ONNX Runtime makes of a second of sound.
+
+    Raises ValueError, one sentence, for a file that is no encoder, and for one that gives no gradients.
+    """
+    try:
+        data, encoder = read_onnx(path)
+        frames = OnnxFrames(OnnxModule(onnx.ModelProto.FromString(data), "source", "embed")).requires_grad_(False)
+        sound = 0.1 * np.random.default_rng(0).standard_normal(SPEECH_RATE).astype(np.float32)
+        wanted = torch.from_numpy(encoder.frames(sound))
+        heard = torch.from_numpy(np.pad(sound, (FIELD // 2, FIELD))[: (len(wanted) - 1) * HOP + FIELD])[None].requires_grad_()
+        found = frames(heard)
+        if found[0].shape != wanted.shape or not (found[0] - wanted).norm() <= ONNX_ERROR * wanted.norm():
+            raise ValueError("torch makes something else of it than ONNX Runtime")
+        if not found.requires_grad:
+            raise ValueError("what it gives does not hang on what it hears")
+        found.sum().backward()
+        if not (heard.grad is not None and heard.grad.isfinite().all()):
+            raise ValueError("its gradient is not finite")
+    except ValueError as error:
+        raise ValueError(f"the loss needs gradients, which {path.name} cannot give: {error}") from None
+    return frames
