@@ -157,10 +157,19 @@ def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
         return f"{job.target} needs a suffix that names its format ({listed(WRITABLE)}), not {job.target.suffix!r}"
     if job.target in taken:
         return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
-    with suppress(OSError):  # one of the two is not there: they are not the same
-        if job.target.samefile(job.source):
-            return f"{job.source} is both input and output; give the output another name or folder"
+    try:
+        check_apart(job.target, job.source)
+    except FileError as error:
+        return str(error)
     return None
+
+
+def check_apart(written: Path, *read: Path) -> None:
+    """FileError if what is to be written is one of the files that are read."""
+    for path in read:
+        with suppress(OSError):  # one of the two is not there: they are not the same
+            if written.samefile(path):
+                raise FileError(f"{path} is both input and output; give the output another name or folder")
 
 
 def audio_below(folder: Path, output: Path) -> Iterator[Path]:

@@ -26,7 +26,7 @@ from models.lhq.encoders import Encoder, load_encoder
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
-from plugin_bridge.files import BIT_DEPTH, FileError, beside, open_writer, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.remix import Mix, remix
@@ -224,6 +224,8 @@ class SongRenderer:
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
+        for written in (target, *(Path(path) for path in (f0_out,) if path is not None)):
+            check_apart(written, source, *(Path(path) for path in (instrumental,) if path is not None))
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
@@ -231,7 +233,7 @@ class SongRenderer:
             if not song.voiced:
                 raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
             if f0_out is not None:
-                write_f0_csv(Path(f0_out), song.pitch)
+                _write_table(Path(f0_out), song.pitch)
             if instrumental is None:
                 written = self._write(song, target, BIT_DEPTH)
             else:
@@ -536,6 +538,14 @@ def _matching_encoder(model: SongModel, voice: str, path: Path | None) -> Encode
     if not wanted.matches(found):
         raise ModelError(f"the voice {voice} was trained with the content encoder {wanted}, and {found} is another one")
     return encoder
+
+
+def _write_table(path: Path, pitch: F0Track) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_f0_csv(path, pitch)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _first_sample(frame: int, rate: int) -> int:

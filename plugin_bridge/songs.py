@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plugin_bridge.files import FileError, Job, beside
+from plugin_bridge.files import FileError, Job, beside, check_apart
 from plugin_bridge.recording import open_recording
 from plugin_bridge.render import Progress, Rendering, SongRenderer, Wishes
 from plugin_bridge.separation import Separator, separate
@@ -39,6 +39,8 @@ class SongJobs:
 
     def render(self, job: Job, progress: Callable[[Progress], None] = lambda now: None) -> Rendering:
         """Render one recording; raises what `SongRenderer.render` and `separate` do."""
+        if self.f0_out is not None:
+            check_apart(self.f0_out, job.source)  # which is not what is rendered where it is a mix
         if self.separator is None:
             return self._render(job.source, job.target, self.instrumental, progress)
         stages, start = Stages(), time.perf_counter()

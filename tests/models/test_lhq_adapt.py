@@ -22,9 +22,9 @@ from pedalboard.io import AudioFile  # noqa: E402
 from dsp.envelope import level_correlation  # noqa: E402
 from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
+from models.device import CPU  # noqa: E402
 from models.graph import load_graph  # noqa: E402
 from models.lhq import adapt  # noqa: E402
-from models.device import CPU  # noqa: E402
 from models.lhq.adapt import Listener, SongTraining, Units, train_voice  # noqa: E402
 from models.lhq.weights import load_base, save_base  # noqa: E402
 from models.pack import VoicePack  # noqa: E402

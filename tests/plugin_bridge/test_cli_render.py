@@ -98,6 +98,29 @@ def test_pitch_goes_out_edited_and_in_again(tmp_path, voice, sung):
     assert (tmp_path / "out.wav").exists()
 
 
+def test_nothing_is_written_over_what_is_read(tmp_path, voice, sung):
+    source, other = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "i.wav", 0.1 * sung)
+    kept = source.read_bytes(), other.read_bytes()
+    for out, options in (
+        (tmp_path / "out.wav", ["--f0-out", source]),
+        (tmp_path / "out.wav", ["--f0-out", other, "--instrumental", other]),
+        (other, ["--instrumental", other]),
+    ):
+        assert "is both input and output" in one_sentence(run(source, out, "--voice", voice, *options))
+    assert (source.read_bytes(), other.read_bytes()) == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "i.wav"]
+
+
+def test_a_table_goes_where_it_is_sent_or_says_why_not(tmp_path, voice, sung):
+    source = write_audio(tmp_path / "a.wav", sung)
+    result = run(source, tmp_path / "out.wav", "--voice", voice, "--f0-out", tmp_path / "tables" / "f0.csv")
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["f0.csv"]
+    said = one_sentence(run(source, tmp_path / "no.wav", "--voice", voice, "--f0-out", source / "f0.csv"))
+    assert said.endswith(("f0.csv cannot be written: File exists", "f0.csv cannot be written: Not a directory"))
+    assert not (tmp_path / "no.wav").exists()
+
+
 def test_over_its_accompaniment_the_vocal_is_as_loud_as_it_was(tmp_path, sung):
     """A voice 9 dB too loud: in the mix it is not."""
     loud = str(write_song_pack(tmp_path / "loud.voice", {"loud": 9.0}))

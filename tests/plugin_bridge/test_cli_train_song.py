@@ -95,6 +95,8 @@ def test_both_engines_of_a_voice_share_a_pack(folder, tmp_path):
 def test_what_cannot_be_trained_is_told_in_a_sentence(folder, tmp_path):
     assert "is not a folder" in one_sentence(run("train-song", "me", tmp_path / "nowhere"))
     assert "must end in .voice" in one_sentence(run("train-song", "me", tmp_path, "--out", tmp_path / "me.zip"))
+    nowhere = run("train-song", "me", folder / "takes", "--work", tmp_path / "work", "--device", "tpu")
+    assert "the device must be one of cpu, cuda, not 'tpu'" in one_sentence(nowhere)
     again = run("train-song", "me", folder / "takes", "--work", folder / "songs")
     assert "holds a training that was begun" in one_sentence(again)
     wrong = run("train-song", "me", folder / "takes", "--work", tmp_path / "work", "--encoder", folder / "takes" / "0.wav")
