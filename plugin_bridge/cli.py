@@ -847,10 +847,13 @@ def train_llvc(
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, or cuda, a GPU; by default a GPU if there is one.")
+    ] = None,
     chunk_factor: ChunkFactor = 1,
     int8: Int8 = False,
 ) -> None:
-    """Train an LLVC voice on pairs, on a GPU if there is one. Ctrl-C stops it; the same command goes on."""
+    """Train an LLVC voice on pairs. Ctrl-C stops it; the same command goes on."""
     from plugin_bridge.doctor import train_remedy
     from plugin_bridge.voices import user_folder
 
@@ -858,6 +861,7 @@ def train_llvc(
     if target.suffix != ".voice":
         _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     try:
+        from models.device import pick_device
         from models.llvc.bank import train_voice
         from models.llvc.export import ExportOptions
         from models.llvc.network import VARIANTS
@@ -867,6 +871,7 @@ def train_llvc(
     if variant not in VARIANTS:
         _fail(f"the variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     try:
+        chosen = pick_device(device)  # before anything is written
         with _training(name, steps) as show:
 
             def report(now: TrainingProgress) -> None:
@@ -884,6 +889,7 @@ def train_llvc(
                 steps=steps,
                 minutes=minutes,
                 threads=threads,
+                device=chosen,
                 options=ExportOptions(chunk_factor, integer=int8),
                 progress=report,
             )

@@ -45,10 +45,11 @@ def train_voice(
     steps: int,
     minutes: float | None,
     threads: int,
+    device: torch.device,
     options: ExportOptions,
     progress: Callable[[TrainingProgress], None],
 ) -> None:
-    """Train the voice `name` on the pairs in `folder`, on a GPU if there is one, and write its pack to `out`.
+    """Train the voice `name` on the pairs in `folder`, on `device`, and write its pack to `out`.
 
     `encoder` adds the self-supervised loss: see `models.llvc.encoder_loss.load_encoder`.
 
@@ -64,7 +65,6 @@ def train_voice(
     training, validation = (Pairs(folder / split, network.sample_rate) for split in (TRAINING, VALIDATION))
     torch.manual_seed(config.seed)
     discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     hears = None if encoder is None else load_encoder(encoder, network.sample_rate)
     trainer = Trainer(pass_on(Generator(network)), discriminators, config, device, hears)
     report_every = max(1, min(1_000, steps // 20))

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 DiscriminatorSet = Literal["periods", "hifi-gan"]
@@ -116,7 +118,13 @@ class Discriminators(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, audio: Tensor) -> list[Verdict]:
-        return [member(audio) for member in self.members]
+        with parametrize.cached():
+            # Normalised in float32 beforehand: on a GPU autocast would iterate for the largest singular value in bfloat16.
+            with torch.autocast(audio.device.type, enabled=False):
+                for layer in self.modules():
+                    if parametrize.is_parametrized(layer):
+                        _ = layer.weight
+            return [member(audio) for member in self.members]
 
 
 def discriminator_set(kind: DiscriminatorSet) -> Discriminators:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.device import half_precision
 from models.llvc.checkpoint import config_text
 from models.llvc.discriminators import Discriminators
 from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
@@ -123,11 +124,6 @@ class Trainer:
             for module in (self.generator, self.discriminators)
         ]
         self.averaged = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(config.average))
-        # bfloat16 has float32's range, so no loss needs scaling. A CPU without instructions for it is slower than in float32.
-        self.mixed = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
     def step(self, clips: Tensor, random: np.random.Generator, epoch: int, alone: bool = False) -> dict[str, float]:
         """Train both on pairs [2, batch, 1, clip], or the generator `alone`; returns the losses before it."""
@@ -137,7 +133,7 @@ class Trainer:
                 group["lr"] = config.learning_rate * config.decay**epoch
         original, recorded = clips.to(self.device).unbind(0)
         self.generator.train()
-        with self.autocast():
+        with half_precision(self.device):  # bfloat16 has float32's range: no loss needs scaling
             made = self.generator(original).float()
         losses = {"mel": self.mel(made[:, 0], recorded[:, 0])}
         if config.envelope:
@@ -152,7 +148,7 @@ class Trainer:
 
         part = random_part(recorded.shape[2], config.segment, random)
         self.discriminators.requires_grad_(True)
-        with self.autocast():
+        with half_precision(self.device):
             loss = discriminator_loss(
                 recorded=self.discriminators(recorded[..., part]), made=self.discriminators(made.detach()[..., part])
             )
@@ -160,7 +156,7 @@ class Trainer:
 
         part = random_part(recorded.shape[2], config.judged, random)
         self.discriminators.requires_grad_(False)
-        with self.autocast():
+        with half_precision(self.device):
             with torch.no_grad():
                 wanted = self.discriminators(recorded[..., part])
             found = self.discriminators(made[..., part])
@@ -229,7 +225,8 @@ def fit(
     checkpoint = work / CHECKPOINT
     step = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=trainer.device, weights_only=True)
+        # On the CPU first: AdamW's count of steps stays there, and each of its parameters would else be waited for.
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         trainer.load(state)
         step = state["step"]
     fixed = list(range(min(len(validation), VALIDATION_PAIRS)))

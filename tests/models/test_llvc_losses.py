@@ -50,6 +50,18 @@ def test_the_sets_have_the_published_sizes():
         assert weights_of(discriminator_set("hifi-gan")) == 3 * scale + 5 * period
 
 
+def test_weights_are_normalised_in_float32():
+    """Whatever the convolutions run in: a GPU's autocast would take the norms' products in half precision, too."""
+    scale, seen = hifi_gan_scale(0), []
+    for layer in scale.modules():
+        if isinstance(layer, torch.nn.Conv1d):
+            layer.parametrizations.weight[0].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", torch.bfloat16):
+        (half,) = Discriminators([scale.eval()])(torch.randn(1, 1, 400))
+    assert half.scores.dtype == torch.bfloat16
+    assert seen == [False] * 8  # each once
+
+
 def test_a_period_discriminator_sees_each_phase_by_itself():
     discriminator, audio = Period(7).eval(), torch.randn(1, 1, 700)
     with torch.no_grad():

@@ -79,6 +79,24 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, folder):
     assert equal(whole, train(tmp_path / "parts", folder, 5))
 
 
+def test_resuming_brings_back_the_discriminators_too(tmp_path, folder):
+    """Their optimiser, and what a spectral norm remembers of its weights."""
+    recipe, pairs = replace(RECIPE, learning_rate=1e-2), Pairs(folder, RATE)
+
+    def run(work, steps):
+        torch.manual_seed(0)
+        discriminators = Discriminators([Scale([Convolution(8, 15, 1, 1), Convolution(8, 11, 2, 2)], spectral=True)])
+        both = Trainer(Generator(NETWORK), discriminators, recipe, torch.device("cpu"))
+        fit(both, pairs, pairs, work, steps, lambda now: None)
+        return both.discriminators.state_dict()
+
+    whole = run(tmp_path / "whole", 5)
+    assert any(name.endswith("_u") for name in whole)
+    run(tmp_path / "parts", 2)
+    assert equal(whole, run(tmp_path / "parts", 5))
+    assert not equal(whole, run(tmp_path / "fewer", 4))
+
+
 def test_a_checkpoint_is_one_that_can_be_imported_and_resumed(tmp_path, folder):
     trained = train(tmp_path, folder, 5)
     assert read_config(tmp_path / "config.json") == NETWORK
