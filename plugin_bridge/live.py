@@ -139,7 +139,7 @@ class Clock:
 
     A callback is called late now and then, never early, so that the least lateness in a window is a steady mark; when it
     rises by more than half a block from one window to the next, frames were lost. Drift between the clocks of the computer
-    and of the sound card (some 0.01 %) is far below that.
+    and of the sound card (some 0.01 %) is far below that. When it falls as much, what was missed came after all, in a burst.
     """
 
     def __init__(self, sample_rate: float) -> None:
@@ -165,11 +165,10 @@ class Clock:
         if now < self._window_end:
             return
         if self._mark is not None:
-            rise = self._least - self._mark
-            lost = rise * self._sample_rate
-            if lost > frames / 2:
-                self.lost += lost
-                self.xruns += max(1, round(lost / frames))
+            rise = (self._least - self._mark) * self._sample_rate
+            if abs(rise) > frames / 2:
+                self.lost = max(0.0, self.lost + rise)
+                self.xruns = max(0, self.xruns + (round(rise / frames) or (1 if rise > 0 else -1)))
         self._mark, self._least = self._least, math.inf
         self._window_end = now + WINDOW_SECONDS
 
@@ -335,7 +334,8 @@ class LiveHost:
             self._stream.start()
         except (ValueError, sounddevice.PortAudioError) as error:
             self._close_stream()
-            raise LiveError(f"{self._opened.name} cannot be opened: {_first_line(error)}") from None
+            at = f"{self._opened.name} cannot be opened at {self._opened.sample_rate:g} Hz"
+            raise LiveError(f"{at}: {_first_line(error)}") from None
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None

@@ -81,6 +81,7 @@ class Performance:
     ) -> None:
         self._tell = tell
         state = os.environ.pop(STATE_VARIABLE, "")
+        self._again = bool(state)
         found = None if preset is None else find_preset(preset)
         settings = {**({} if found is None else found.numbers()), **numbers}
         if voice is None:
@@ -136,7 +137,8 @@ class Performance:
         self._load_voices()
         self.host.start()
         status = self.host.status()
-        self._tell(f"{status.device}, {status.sample_rate:g} Hz, {_latency(status)}")
+        back = " is back" if self._again else ""
+        self._tell(f"{status.device}{back}, {status.sample_rate:g} Hz, {_latency(status)}")
         if self.midi is not None:
             self._tell(f"MIDI from {self.midi.port or 'a port that is not there yet'}{_lesson(self.midi.learning)}")
         if self.server is not None:
