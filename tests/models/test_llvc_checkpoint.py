@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from models.llvc.checkpoint import CheckpointError, load_generator, read_config  # noqa: E402
+from models.llvc.checkpoint import MAX_CHECKPOINT_BYTES, CheckpointError, load_generator, read_config  # noqa: E402
+from models.llvc.discriminators import SETS, discriminator_set  # noqa: E402
 from models.llvc.network import VARIANTS, Generator  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
 from plugin_bridge import VoiceConverter  # noqa: E402
@@ -164,6 +165,15 @@ def test_a_checkpoint_is_never_executed(tmp_path):
     assert "Traceback" not in output
     assert not (tmp_path / "harm").exists()
     assert not (tmp_path / "someone.voice").exists()
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_checkpoint_of_our_own_training_is_not_too_large(kind):
+    """Generator, its average, discriminators, and two moments of each."""
+    with torch.device("meta"):  # sizes alone
+        generator, discriminators = Generator(VARIANTS["llvc-48k"]), discriminator_set(kind)
+    weights = [sum(weight.numel() for weight in network.state_dict().values()) for network in (generator, discriminators)]
+    assert 1.1 * 4 * (4 * weights[0] + 3 * weights[1]) < MAX_CHECKPOINT_BYTES
 
 
 def compressed(path):
