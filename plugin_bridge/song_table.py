@@ -171,6 +171,6 @@ def copies(model: SongModel, audio: NDArray[np.float32]) -> Iterator[tuple[NDArr
     for piece in np.array_split(audio, max(1, -(-len(audio) // PIECE))):
         if not len(piece) or np.sqrt(np.mean(np.square(piece))) < FAINTEST:
             continue
-        pitch = track_f0(piece, SONG_RATE)
+        pitch = track_f0(piece, SONG_RATE, lasting=True)  # as a song has it
         copy = model.copy(normalise(log_mel(piece)), pitch.hz, pitch.voiced)
         yield piece, copy[: len(piece)]

@@ -10,7 +10,18 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from dsp.f0 import F0Track, fill_unvoiced, lowered, read_f0_csv, right_octave, track_f0, write_f0_csv
+from dsp.f0 import (
+    SWIFT_LIKELY,
+    SWIFT_LINGERS,
+    F0Track,
+    fill_unvoiced,
+    lasting_voice,
+    lowered,
+    read_f0_csv,
+    right_octave,
+    track_f0,
+    write_f0_csv,
+)
 from dsp.resampling import resample
 from dsp.singer import Note, Song, sing
 
@@ -80,6 +91,16 @@ def test_swift_hears_the_stretches_of_sound_as_it_hears_the_whole(phrase: Song, 
     hz = np.exp(np.interp(seconds, whole.timestamps, np.log(whole.pitch_hz)))
     np.testing.assert_allclose(track.hz[inside], hz[inside], rtol=1e-5)
     assert inside.sum() > 300
+
+
+def test_a_voice_that_dies_away_is_one_and_a_breath_is_none() -> None:
+    confidence = np.full(100, 0.01)
+    confidence[30:40] = 0.9
+    confidence[40:90] = SWIFT_LIKELY + 0.01  # far on, what is likely is not heard as the note any more
+    confidence[20:29] = SWIFT_LIKELY + 0.01  # parted from the note by a frame that is none
+    wanted = np.zeros(100, bool)
+    wanted[30 : 40 + SWIFT_LINGERS] = True
+    np.testing.assert_array_equal(lasting_voice(confidence), wanted)
 
 
 def test_swift_needs_nothing_that_comes_with_it_on_demand() -> None:
