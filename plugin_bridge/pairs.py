@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
-from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER
+from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, read_teacher
 from plugin_bridge.convert import Settings, convert_file
 from plugin_bridge.files import plan, replacing
 from plugin_bridge.recording import load_mono
@@ -82,10 +82,11 @@ def make_pairs(
     Raises
     ------
     ValueError
-        For an unknown voice or a folder without recordings.
+        For an unknown voice, a folder without recordings, or an `out` that holds the pairs of another voice or rate.
     """
     card = find_voice(voice).card
     jobs = plan_pairs(folder, out)
+    check_pairs_of(out, card.name, sample_rate)
     settings = Settings(voice, transpose="auto" if transpose is None else transpose)
     with replacing(out / TEACHER) as file:
         file.write(card.model_dump_json(indent=2).encode())
@@ -100,6 +101,19 @@ def make_pairs(
                     yield running[future], 0, str(error)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def check_pairs_of(out: Path, voice: str, sample_rate: int) -> None:
+    """ValueError, one sentence, if `out` holds pairs of another voice or rate: what is there would be kept beside the new ones."""
+    own = f"those of {voice} at {sample_rate} Hz want a folder of their own"
+    if (out / TEACHER).exists():
+        teacher = read_teacher(out / TEACHER)
+        if teacher.name != voice:
+            raise ValueError(f"{out} holds pairs of the voice {teacher.name}: {own}")
+    if clip := next(out.glob(f"*/*{ORIGINAL}"), None):
+        with AudioFile(str(clip)) as file:
+            if file.samplerate != sample_rate:
+                raise ValueError(f"{out} holds pairs of {file.samplerate:g} Hz: {own}")
 
 
 def make_pair(job: PairJob, settings: Settings, sample_rate: int) -> int:

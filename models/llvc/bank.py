@@ -15,13 +15,11 @@ from models.llvc.discriminators import discriminator_set
 from models.llvc.encoder_loss import load_encoder
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.network import VARIANTS, Generator
-from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs
+from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs, read_teacher
 from models.llvc.start import pass_on
 from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.schema import NAME_PATTERN, first_problem
-
-MAX_CARD_BYTES = 1 << 20
 
 
 def write_voices(generator: Generator, cards: list[VoiceCard], title: str, options: ExportOptions, out: Path) -> None:
@@ -72,16 +70,6 @@ def train_voice(
     about = {"name": name, "display_name": name, "kind": f"{variant}, taught by {card.name}", "quality": {}}
     about["training_data"] = f"{len(training)} clips, converted by {card.name}, which learned from: {card.training_data}"[:10_000]
     write_voices(generator.cpu(), [card.model_copy(update=about)], name, options, out)
-
-
-def read_teacher(path: Path) -> VoiceCard:
-    """The card of the voice that the pairs were made with: licence, credits and range are its pupil's too."""
-    try:
-        return VoiceCard.model_validate_json(path.read_bytes()[:MAX_CARD_BYTES])
-    except OSError:
-        raise ValueError(f"expected the teacher's card in {path}, as plugin-bridge make-pairs writes it, found none") from None
-    except ValidationError as error:
-        raise ValueError(f"expected the teacher's card in {path}, but {first_problem(error)}") from None
 
 
 def check_name(name: str) -> None:

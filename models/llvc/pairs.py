@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
+from pydantic import ValidationError
+
+from models.pack import VoiceCard
+from models.schema import first_problem
 
 ORIGINAL, CONVERTED = "_original.wav", "_converted.wav"
 TRAINING, VALIDATION = "train", "val"  # folders of a data set; the third, dev, is for listening to strangers
 TEACHER = "teacher.json"  # beside them: the card of the voice that made the conversions
+MAX_CARD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,3 +68,13 @@ class Pairs:
                 file.seek(start)
                 both.append(file.read(min(clip, file.frames - start)).mean(0, dtype=np.float32))
         return np.stack(both)
+
+
+def read_teacher(path: Path) -> VoiceCard:
+    """The card of the voice that the pairs were made with: licence, credits and range are its pupil's too."""
+    try:
+        return VoiceCard.model_validate_json(path.read_bytes()[:MAX_CARD_BYTES])
+    except OSError:
+        raise ValueError(f"expected the teacher's card in {path}, as plugin-bridge make-pairs writes it, found none") from None
+    except ValidationError as error:
+        raise ValueError(f"expected the teacher's card in {path}, but {first_problem(error)}") from None

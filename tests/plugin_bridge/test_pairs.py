@@ -22,6 +22,11 @@ def run(*arguments):
     return result.exit_code, result.output
 
 
+def flat(output):
+    """Without the terminal's line breaks."""
+    return " ".join(output.split())
+
+
 def write(path, seconds, rate=48_000, level=0.1):
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = level * np.random.default_rng(len(path.stem)).standard_normal((1, round(seconds * rate))).astype(np.float32)
@@ -66,6 +71,19 @@ def test_pairs_are_aligned_clips_in_three_sets_and_are_made_once(tmp_path):
     assert run(*arguments)[0] == 0
     again = {path for path in made if path.stat().st_mtime_ns != stamps[path]}
     assert {path.name.rsplit("_", 2)[0] for path in again} == {missing.name.rsplit("_", 2)[0]}
+
+
+def test_pairs_of_another_voice_or_rate_are_not_mixed_with_those_that_are_there(tmp_path):
+    for name in ("ann-1", "bob-1"):
+        write(tmp_path / "in" / f"{name}.wav", 1.5)
+    arguments = (tmp_path / "in", tmp_path / "out", "--transpose", "0")
+    assert run("make-pairs", "bank_b", *arguments)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    code, output = run("make-pairs", "bank_a", *arguments)
+    assert code == 2 and "holds pairs of the voice bank_b: those of bank_a at 16000 Hz want a folder of their own" in flat(output)
+    code, output = run("make-pairs", "bank_b", *arguments, "--rate", "48000")
+    assert code == 2 and "holds pairs of 16000 Hz: those of bank_b at 48000 Hz want a folder of their own" in flat(output)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
 
 
 def test_a_recording_that_cannot_be_read_is_told_and_the_others_are_made(tmp_path):
