@@ -176,6 +176,7 @@ class Judge:
         self._encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
         self._detector = SwiftF0(threads=1, spin=False)
         self._dnsmos = None if dnsmos is None else _open_dnsmos(dnsmos)
+        self._targets: dict[tuple[Path, ...], NDArray[np.float64]] = {}
 
     def speaker(self, audio: NDArray[np.float32]) -> NDArray[np.float64]:
         """Unit vector of who speaks; NaN if nobody does."""
@@ -186,7 +187,12 @@ class Judge:
         return np.asarray(self._encoder.embed_utterance(speech), np.float64)
 
     def target(self, references: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
-        """Unit vector of the speaker of all the references."""
+        """Unit vector of the speaker of all the references; heard once, however often it is asked for."""
+        key = tuple(references)
+        if key in self._targets:
+            for _ in references:
+                advance()
+            return self._targets[key]
         vectors = []
         for path in references:
             vectors.append(self.speaker(load_mono(path, SAMPLE_RATE)))
@@ -195,7 +201,8 @@ class Judge:
         if not spoken:
             raise ValueError(f"nobody is heard to speak or sing in the references, {references[0]} and {len(references) - 1} more")
         mean = np.mean(spoken, axis=0)
-        return np.asarray(mean / np.linalg.norm(mean))
+        self._targets[key] = np.asarray(mean / np.linalg.norm(mean))
+        return self._targets[key]
 
     def pitch(self, audio: NDArray[np.float32]) -> PitchTrack:
         """SwiftF0's track, a frame each 16 ms."""
@@ -259,6 +266,7 @@ def evaluate(
     rooms: bool = False,
     limit: int | None = None,
     advance: Callable[[int, int], None] = lambda done, of: None,
+    judge: Judge | None = None,
 ) -> Evaluation:
     """Convert the recordings in `folder` and measure them; writes the conversions, the figures as JSON and a page to `out`.
 
@@ -278,6 +286,8 @@ def evaluate(
         At most so many recordings, spread evenly over the folder.
     advance
         Called after each recording, references included, with how many are done and of how many.
+    judge
+        That measures, in place of one made with `dnsmos`.
 
     Raises
     ------
@@ -297,7 +307,7 @@ def evaluate(
         raise FileError(f"the folder {refs} holds no recordings of the target")
     if limit is not None and limit < len(jobs):
         jobs = [jobs[k * len(jobs) // limit] for k in range(limit)]
-    judge = Judge(dnsmos)
+    judge = judge or Judge(dnsmos)
     recogniser = PhoneRecogniser() if words else None
     done, total = 0, len(references) + len(jobs)
 

@@ -164,12 +164,11 @@ def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
     return None
 
 
-def check_apart(written: Path, *read: Path) -> None:
-    """FileError if what is to be written is one of the files that are read."""
-    for path in read:
-        with suppress(OSError):  # one of the two is not there: they are not the same
-            if written.samefile(path):
-                raise FileError(f"{path} is both input and output; give the output another name or folder")
+def check_apart(written: Path, read: Path) -> None:
+    """FileError if what is to be written is what is read."""
+    with suppress(OSError):  # one of the two is not there: they are not the same
+        if written.samefile(read):
+            raise FileError(f"{read} is both input and output; give the output another name or folder")
 
 
 def audio_below(folder: Path, output: Path) -> Iterator[Path]:

@@ -224,8 +224,10 @@ class SongRenderer:
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
-        for written in (target, *(Path(path) for path in (f0_out,) if path is not None)):
-            check_apart(written, source, *(Path(path) for path in (instrumental,) if path is not None))
+        for output in (target, f0_out):
+            for heard in (source, instrumental):
+                if output is not None and heard is not None:
+                    check_apart(Path(output), Path(heard))
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:

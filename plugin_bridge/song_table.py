@@ -23,7 +23,7 @@ from models.lhq.song import SongModel
 from models.pack import Size
 from plugin_bridge.bench_song import measure_song
 from plugin_bridge.convert import Settings
-from plugin_bridge.evaluate import evaluate
+from plugin_bridge.evaluate import Judge, evaluate
 from plugin_bridge.files import FileError, audio_below
 from plugin_bridge.recording import load_mono
 from plugin_bridge.voices import voice_target, voice_text
@@ -115,13 +115,14 @@ def measure_songs(
     references = list(audio_below(refs, out))
     if not references:
         raise FileError(f"the folder {refs} holds no recordings of the target")
+    judge = Judge(dnsmos)
     sizes = [size for size in get_args(Size) if size in pack.manifest.songs]
     rows = []
     for size in sizes or ["lhq"]:  # a pack without songs is told of by the first
         stoi, pesq = measure_copies(pack.song_model(size), references)
         for steps in STEPS:
             wanted = replace(settings, engine="song", size=size, steps=steps)
-            mean = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, dnsmos=dnsmos, limit=limit).mean
+            mean = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, limit=limit, judge=judge).mean
             speed = measure_song(voice_text(settings.voice), size, seconds, (THREADS,), steps)
             row = SongFigures(
                 size=size,
