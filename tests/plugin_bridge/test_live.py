@@ -39,6 +39,7 @@ from plugin_bridge.timeline import read_timeline, replay
 
 PLAYER = Path(__file__).with_name("jack_player.py")
 CLIENT = Path(__file__).with_name("osc_client.py")
+FLOOD = Path(__file__).with_name("osc_flood.py")
 CHAIN = (
     Effect(plugin="HighpassFilter", values={"cutoff_frequency_hz": 90}),
     *PLAIN_CHAIN,
@@ -470,6 +471,48 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
     assert status.errors == 0
     assert late - early < 16 * 2**20
     np.testing.assert_array_equal(again, wet)
+
+
+@needs_jack
+@pytest.mark.slow
+def test_neither_a_flood_of_messages_nor_recording_costs_blocks(
+    jack_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seconds with and without in turn, so that whatever else the computer does is in all of them."""
+    kinds, rounds = ("quiet", "hostile", "valid", "unrecorded"), 6
+    lost, due = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0.0)
+    sent = 0
+    with ExitStack() as stack:
+        rig = Rig(tmp_path, stack, voice="pjs", audio=demo_phrase()[0][0], steered=True)
+        command = [sys.executable, str(FLOOD), str(rig.server.address[1])]
+        flood = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        stack.callback(flood.kill)
+        assert flood.stdin is not None
+        assert flood.stdout is not None
+        rig.runs_on(100)
+        for number in range(len(kinds) * rounds):
+            kind = kinds[(number + number // len(kinds)) % len(kinds)]
+            time.sleep(0.2)
+            begun, first = time.monotonic(), rig.path.position
+            if kind in ("hostile", "valid"):
+                flood.stdin.write(f"{kind}\n")
+                flood.stdin.flush()
+                sent += int(flood.stdout.readline())
+            else:
+                rig.host._recorder = rig.recorder if kind == "quiet" else None
+                time.sleep(2)
+                rig.host._recorder = rig.recorder
+            frames = (time.monotonic() - begun) * RATE
+            due[kind] += frames
+            lost[kind] += frames - (rig.path.position - first)
+        counters, status = rig.server.counters, rig.host.status()
+    with capsys.disabled():
+        told = ", ".join(f"{kind} {lost[kind] / BLOCK:.1f} of {due[kind] / BLOCK:.0f}" for kind in kinds)
+        print(f"\nblocks lost: {told}; {sent} packets sent, {counters}, load p99 {status.load_p99:.0%}")
+    assert counters.packets > 10_000
+    assert counters.failed == status.errors == 0
+    for kind in kinds:
+        assert lost[kind] <= lost["quiet"] + 0.01 * due[kind], "one in a hundred may be chance"
 
 
 def resident() -> int:
