@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,6 +16,15 @@ if sys.platform != "linux":
     pytest.skip("elsewhere PortAudio sees to it", allow_module_level=True)
 
 needs_realtime = pytest.mark.skipif(not realtime(), reason="needs the right to real-time priority")
+
+
+@pytest.fixture(autouse=True)
+def ordinary() -> Iterator[None]:
+    """Whoever runs the tests in a hurry: these begin without."""
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    yield
+    os.sched_setscheduler(0, policy, parameter)
 
 
 def standing() -> tuple[int, int]:
