@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -50,7 +51,7 @@ from models.source_filter.synthesis import (
     voicing_gain,
     warp_gains,
 )
-from models.source_filter.tracker import PitchTracker
+from models.source_filter.tracker import DECIMATION, DECIMATION_TAPS, PitchTracker
 
 OPSET = 17
 START_PITCH_HZ = 150.0
@@ -73,6 +74,13 @@ SHARPENING_BANDS = 6.0  # standard deviation of the smoothing, in bands: about a
 # Each voice is moved a little further from the mean of its bank than it was trained, away from what the voices share with the
 # source. At 1.4 DNSMOS fell, at 2.2 the sound broke.
 EMPHASIS = 1.2
+
+# What is quieter than this, under the loudest that was heard lately, comes out quieter still, two dB for each: the noise between
+# phrases. Breath and the softest consonants lie above. The loudest is forgotten within some ten seconds, and never counts less
+# than EXPANDED_FROM, so that a take's first pause, too, stays quiet. All in natural logarithms of amplitude, as the loudness is.
+EXPAND_BELOW = 32.0 * math.log(10) / 20
+EXPANDED_FROM = -5.75  # speech at a usual level peaks near -2
+LOUDEST_MEMORY = math.exp(-CHUNK / SAMPLE_RATE / 10.0)
 
 # Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
 ANALYSIS_GROUPS = 6
@@ -123,6 +131,23 @@ def overlap_matrix() -> NDArray[np.float64]:
     """[5, 3 + 4 + 4] hops: the tail, the first frame and, a hop later, the second -> the sum."""
     hops = FFT // HOP
     return np.concatenate([np.eye(hops + 1, hops - 1), np.eye(hops + 1, hops), np.eye(hops + 1, hops, -1)], 1)
+
+
+def level_matrix() -> NDArray[np.float64]:
+    """[BANDS + 1, BANDS + 1]: log energies of the bands and of their sum -> shape and loudness, logarithms of amplitude."""
+    matrix = 0.5 * np.eye(BANDS + 1)
+    matrix[BANDS, :BANDS] = -0.5
+    return matrix
+
+
+def apart(enter: nn.Linear) -> nn.Linear:
+    """The encoder's first layer for two hops of (shape, loudness), of which it leaves the loudness alone."""
+    layer = nn.Linear(2 * (BANDS + 1), enter.out_features)
+    with torch.no_grad():
+        weight = enter.weight.unflatten(1, (2, BANDS))
+        layer.weight.copy_(nn.functional.pad(weight, (0, 1)).flatten(1))
+        layer.bias.copy_(enter.bias)
+    return layer
 
 
 def sharpening_matrix() -> NDArray[np.float64]:
@@ -180,13 +205,18 @@ class StepGraph(nn.Module):
         order = bin_order(GROUPS)
         log_magnitude, phase = np.split(minimum_phase_matrix(), 2, axis=1)
         self.minimum_phase = constant(np.stack([log_magnitude[:, order], phase[:, order]], 2).reshape(GAINS, -1))
-        bias = np.log(np.maximum(hermitian_weight(), NOTHING))
+        bias = np.log(np.maximum(hermitian_weight(), NOTHING)) + EXPAND_BELOW
         self.magnitude_bias = constant(np.stack([bias, np.zeros_like(bias)], 1).flatten())
         noise = noise_spectra().reshape(-1, 2, BINS)[:, :, order].transpose(0, 2, 1, 3)
         self.noise = constant(noise.reshape(len(noise), -1))
         self.blocks: list[Block] = [*network.encoder.blocks, *network.decoder.blocks]
         self.to_content = whitening(network.encoder)
         self.leave = sharpened(network.decoder.leave)
+        self.enter = apart(network.encoder.enter)
+        self.levels = constant(level_matrix())
+        # Numbers of the hops that lie under the analysis windows and under the frames of pulses.
+        self.analysis_frames = torch.arange(WINDOW // HOP) + torch.arange(2)[:, None]
+        self.pulse_frames = torch.arange(2) + torch.arange(2)[:, None]
         self.overlap = constant(overlap_matrix())
         self.changes = constant(np.eye(5, 4, -1) - np.eye(5, 4))
         self.knots = constant(knot_matrix())
@@ -200,35 +230,35 @@ class StepGraph(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {
             "audio": (1, WINDOW - HOP),
             "mean": (1, BANDS + 2),
+            "loudest": (1, 1),  # above EXPANDED_FROM, of the last ten seconds or so
             "pitch": (1, 3),  # f0 - 150 Hz at the last three frames' centres
             "phase": (1, 1),  # cycles, at the last of them
             "hop": (1,),  # number of the next hop, modulo the noise's period
             "tail": (FFT // HOP - 1, HOP),
         }
         shapes["blocks"] = (config.kernel - 1, len(self.blocks) * config.width)
-        tracker = zip(self.tracker.state_names, self.tracker.initial_state(), strict=True)
+        tracker = list(zip(self.tracker.state_names, self.tracker.initial_state(), strict=True))[1:]
         return shapes | {f"tracker_{name}": tuple(value.shape) for name, value in tracker}
 
     def forward(self, audio: Tensor, voice: Tensor, pitch_ratio: Tensor, formant_ratio: Tensor, *states: Tensor) -> Any:
         config = self.network.config
-        past, mean_state, pitch_state, phase, hop, tail, memory = states[:7]
-        tracker_state = states[7:]
-
-        f0, voicing, tracker_state = self.tracker(audio, tracker_state)
+        past, mean_state, loudest, pitch_state, phase, hop, tail, memory = states[:8]
+        # The tracker's first state is the newest audio, which is here already.
+        f0, voicing, tracker_state = self.tracker(audio, (past[:, -(DECIMATION_TAPS - DECIMATION) :], *states[8:]))
         heard = torch.cat([past, audio], 1)
-        spectrum = self.analysis(torch.cat([heard[:, :WINDOW], heard[:, HOP:]]) * self.window)
-        # The sum of all bands is one more band: one logarithm for both.
-        log_energy = 0.5 * torch.log((spectrum * spectrum).reshape(2, -1) @ self.mel + self.floor)
-        loudness = log_energy[:, BANDS:]
-        shape = log_energy[:, :BANDS] - loudness
-        both = torch.cat([shape, loudness], 1).mean(0, keepdim=True)
-        mean, mean_state = self.mean(both, both[:, -1:], mean_state)
-        spectra = (shape - mean[:, :-1]).reshape(1, 2 * BANDS)
-        relative = (loudness - mean[:, -1:]).reshape(1, 2)
+        # Hops are rows, and frames are picked as rows.
+        spectrum = self.analysis(heard.reshape(-1, HOP)[self.analysis_frames].reshape(2, WINDOW) * self.window)
+        # The sum of all bands is one more band: one logarithm for both, and for all that follows.
+        levels = torch.log((spectrum * spectrum).reshape(2, -1) @ self.mel + self.floor) @ self.levels
+        loudness = levels[:, BANDS:]
+        average = levels.mean(0, keepdim=True)
+        mean, mean_state = self.mean(average, average[:, -1:], mean_state)
+        levels = levels - mean
+        relative = levels[:, BANDS:].reshape(1, 2)
 
         wanted = torch.clamp(f0 * pitch_ratio, LOWEST_HZ, HIGHEST_HZ)
         heard_as = torch.clamp(wanted, *TIMBRE_HZ)
-        x = self.network.encoder.enter(spectra)
+        x = self.enter(levels.reshape(1, -1))
         # What each block's convolution owes to the past is known beforehand, for all blocks at once.
         owed = (self.ones @ (memory * self.depthwise_past)).split(config.width, dim=1)
         entered = []
@@ -240,6 +270,10 @@ class StepGraph(nn.Module):
             x = x + block.mix(x * block.depthwise[-1] + owed[k])
         gains = self.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
+        # What lies below EXPAND_BELOW counts twice. The constant that this takes from all the rest is in `magnitude_bias`.
+        above = loudness - EXPANDED_FROM
+        held = torch.maximum(LOUDEST_MEMORY * loudest, above)
+        loudness = loudness + torch.clamp(above - held, max=-EXPAND_BELOW)
         gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 
         excitation, phase, pitch_state = self.pulses(wanted, f0[:, 1:], phase, pitch_state)
@@ -260,8 +294,9 @@ class StepGraph(nn.Module):
         added = (self.overlap @ torch.cat([tail, frames.reshape(-1, HOP)])).reshape(1, -1)
         hop = torch.fmod(hop + 2, NOISE_FRAMES[0] * NOISE_FRAMES[1])
         memory = torch.cat([memory[1:], torch.cat(entered, 1)])
-        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, pitch_state, phase, hop, added[:, CHUNK:].reshape(-1, HOP), memory]
-        return added[:, :CHUNK], *next_states, *tracker_state
+        loudest, tail = held.amax(0, keepdim=True), added[:, CHUNK:].reshape(-1, HOP)
+        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, loudest, pitch_state, phase, hop, tail, memory]
+        return added[:, :CHUNK], *next_states, *tracker_state[1:]
 
     def pulses(self, f0: Tensor, heard: Tensor, phase: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pitch in Hz at the two frames' centres [1, 2] -> excitation under the frames [2, 512], next phase, next `before`.
@@ -278,9 +313,9 @@ class StepGraph(nn.Module):
         knots = torch.cat([recent, change, change * lowness], 1) @ self.knots
         harmonics = harmonics_below_nyquist(torch.maximum(knots[:, :3], knots[:, 1:]))
         cycles = torch.cat([phase, knots], 1) @ self.phase_basis
-        train = pulse_train(cycles.reshape(1, 3, HOP), harmonics[:, :, None]).reshape(1, 3 * HOP)
+        train = pulse_train(cycles.reshape(3, HOP), harmonics.reshape(3, 1))
         settled = cycles[:, 2 * HOP - 1 : 2 * HOP]
-        frames = torch.cat([train[:, : 2 * HOP], train[:, HOP:]])
+        frames = train[self.pulse_frames].reshape(2, 2 * HOP)
         return frames, torch.fmod(settled, 1.0), recent[:, 2:] - START_PITCH_HZ
 
     def input_names(self) -> list[str]:

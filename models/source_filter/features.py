@@ -98,8 +98,8 @@ class RunningMean(nn.Module):
         """One chunk: values [batch, values], loudness [batch, 1] -> (mean [batch, values], next state)."""
         weight = torch.exp(2 * loudness)
         state = self.memory * state + torch.cat([weight * values, weight], 1)
-        count = state[:, -1:] + PRIOR_ENERGY
-        return (state[:, :-1] + PRIOR_ENERGY * self.prior) / count, state
+        total = state + PRIOR_ENERGY * torch.cat([self.prior, torch.ones_like(self.prior[:1])])
+        return total[:, :-1] / total[:, -1:], state
 
     def sequence(self, values: Tensor, loudness: Tensor) -> Tensor:
         """All chunks at once: [batch, chunks, values], [batch, chunks, 1] -> means, as `forward` from the zero state."""
