@@ -187,7 +187,8 @@ def _listen(piece: _Piece, rate: int, method: Method, stages: Stages, encoder: E
     with stages.watch("resampling"):
         audio = resample(mid, rate, SAMPLE_RATE)
     with stages.watch("pitch"):
-        # Of what dies away the vocoder makes a voice rather than a breath: DNSMOS .05 to .07 higher on sixteen conversions.
+        # What dies away is a voice, not a breath. On five takes DNSMOS of pjs and kerstin is .05 and .07 higher, of alys .04 lower;
+        # PESQ of ten copies of kerstin 2.97, not 2.85. Voicing agrees on 96 % of frames instead of 98.
         pitch = track_f0(audio, SAMPLE_RATE, method, lasting=True)
     with stages.watch("features"):
         features: NDArray[np.floating] = content_features(audio)[own]
