@@ -51,6 +51,7 @@ FIGURES = ("Length", "Transposed", "x real time", "Peak")
 WIDE = 200  # columns, where a table goes to a file or a program: no line is broken for a screen that is not there
 
 # How an LLVC voice is exported.
+Device = Annotated[str | None, typer.Option(help="Where to train: cpu, or cuda, a GPU; by default a GPU if there is one.")]
 ChunkFactor = Annotated[int, typer.Option(min=1, max=16, help="Chunks a step: more are faster, and later.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Integer weights: faster, smaller, and a little less exact.")]
 
@@ -711,9 +712,7 @@ def train_song(
         Path | None,
         typer.Option(help="A content encoder of yours in place of ours: ContentVec or HuBERT, .onnx or Hugging Face folder."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where to train: cpu, or cuda, a GPU; by default a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the denoiser's training; by default the recipe's.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Train for so many minutes at most, besides reading the recordings.")
@@ -847,9 +846,7 @@ def train_llvc(
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
-    device: Annotated[
-        str | None, typer.Option(help="Where to train: cpu, or cuda, a GPU; by default a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     chunk_factor: ChunkFactor = 1,
     int8: Int8 = False,
 ) -> None:
