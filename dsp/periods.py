@@ -98,7 +98,8 @@ class PeriodTracker:
         heard = self._low.window(end - size - int(lags[0]), end)[0]
         np.copyto(self._squares, heard)  # numpy would allocate for arithmetic between two widths
         np.multiply(self._squares, self._squares, out=self._squares)
-        np.cumsum(self._squares, out=self._sums[1:])
+        # np.cumsum makes the name "accumulate" anew in every call, and the interpreter's cache of attributes keeps some of them.
+        np.add.accumulate(self._squares, out=self._sums[1:])
         count = len(lags)
         np.subtract(self._sums[size : size + count], self._sums[:count], out=self._energy)
         now = heard[-size:]
