@@ -836,12 +836,19 @@ def train_llvc(
     name: Annotated[str, typer.Argument(help="The new voice's name: letters, digits, - and _.")],
     folder: Annotated[Path, typer.Argument(help="A folder with pairs, as make-pairs makes them.")],
     work: Annotated[Path, typer.Argument(help="The folder for the training's checkpoint; one that holds one goes on from it.")],
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Pairs of another voice for the same network, whose voices are then NAME-TEACHER; again for each."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The voice pack to write; by default where every command finds it.")] = None,
     variant: Annotated[str, typer.Option(help="llvc, llvc-nc, llvc-hfg, or llvc-48k for pairs of 48000 Hz.")] = "llvc",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file with a training table; by default the published one.")] = None,
     encoder: Annotated[
         Path | None,
         typer.Option(help="Adds the self-supervised loss: a HuBERT's Hugging Face folder or ONNX file, or a content.pt of lhq's."),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="G.pth", help="Begin with this checkpoint of the variant, ours or the LLVC project's.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in all.")] = 500_000,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
@@ -877,12 +884,13 @@ def train_llvc(
 
             train_voice(
                 name,
-                folder,
+                [folder, *(also or [])],
                 work,
                 target,
                 variant=variant,
                 recipe=recipe,
                 encoder=encoder,
+                start=start,
                 steps=steps,
                 minutes=minutes,
                 threads=threads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,13 +34,14 @@ def write_voices(generator: Generator, cards: list[VoiceCard], title: str, optio
 
 def train_voice(
     name: str,
-    folder: Path,
+    folders: list[Path],
     work: Path,
     out: Path,
     *,
     variant: str,
     recipe: Path | None,
     encoder: Path | None,
+    start: Path | None,
     steps: int,
     minutes: float | None,
     threads: int,
@@ -47,29 +49,41 @@ def train_voice(
     options: ExportOptions,
     progress: Callable[[TrainingProgress], None],
 ) -> None:
-    """Train the voice `name` on the pairs in `folder`, on `device`, and write its pack to `out`.
+    """Train the voice `name` on the pairs in the folder, on `device`, and write its pack to `out`.
 
-    `encoder` adds the self-supervised loss: see `models.llvc.encoder_loss.load_encoder`.
+    Of several folders the network gets as many voices, `name`-TEACHER each, which can be blended.
+    Training begins with `start`, a checkpoint of the variant with as many voices, ours or the authors', or without one as
+    `models.llvc.start` has it. `encoder` adds the self-supervised loss: see `models.llvc.encoder_loss.load_encoder`.
 
     Stops after `steps`, or after `minutes` if that comes first. `work` keeps the checkpoint: called again with the same one,
     training goes on where it stopped. Raises ValueError, one sentence, where the pairs do not do.
     """
-    check_name(name)
+    teachers = [read_teacher(folder / TEACHER) for folder in folders]
+    names = [name] if len(teachers) == 1 else [f"{name}-{teacher.name}" for teacher in teachers]
+    for one in names:
+        check_name(one)
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected pairs of another voice in each folder, got {', '.join(teacher.name for teacher in teachers)}")
     stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
     torch.set_num_threads(threads)
-    card = read_teacher(folder / TEACHER)
     config = read_recipe(recipe)
-    network = VARIANTS[variant]
-    training, validation = (Pairs(folder / split, network.sample_rate) for split in (TRAINING, VALIDATION))
+    network = replace(VARIANTS[variant], voices=len(teachers))
+    (first, *others), rate = folders, network.sample_rate
+    training, validation = (Pairs(first / part, rate, *(one / part for one in others)) for part in (TRAINING, VALIDATION))
     torch.manual_seed(config.seed)
     discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
     hears = None if encoder is None else load_encoder(encoder, network.sample_rate)
-    trainer = Trainer(pass_on(Generator(network)), discriminators, config, device, hears)
+    generator = pass_on(Generator(network)) if start is None else load_generator(start, network)
+    trainer = Trainer(generator, discriminators, config, device, hears)
     report_every = max(1, min(1_000, steps // 20))
     generator = fit(trainer, training, validation, work, steps, progress, report_every=report_every, stop_at=stop_at)
-    about = {"name": name, "display_name": name, "kind": f"{variant}, taught by {card.name}", "quality": {}}
-    about["training_data"] = f"{len(training)} clips, converted by {card.name}, which learned from: {card.training_data}"[:10_000]
-    write_voices(generator.cpu(), [card.model_copy(update=about)], name, options, out)
+    cards = []
+    for voice, (own, teacher) in enumerate(zip(names, teachers, strict=True)):
+        clips = sum(pair.voice == voice for pair in training.pairs)
+        about = {"name": own, "display_name": own, "kind": f"{variant}, taught by {teacher.name}", "quality": {}}
+        about["training_data"] = f"{clips} clips, converted by {teacher.name}, which learned from: {teacher.training_data}"[:10_000]
+        cards.append(teacher.model_copy(update=about))
+    write_voices(generator.cpu(), cards, name, options, out)
 
 
 def check_name(name: str) -> None:
@@ -89,25 +103,31 @@ def import_checkpoint(
     credits: str,
     f0_range_hz: tuple[float, float],
 ) -> None:
-    """Make the voice pack `out` of a checkpoint and its `config.json`.
+    """Make the voice pack `out` of a checkpoint and its `config.json`. Several voices are called `name`-1, `name`-2 and so on.
 
     Raises
     ------
     ValueError
         One sentence that says what does not fit: `CheckpointError`, `PackError` and `ModelError` are such.
     """
-    check_name(name)
     generator = load_generator(checkpoint, read_config(config))
+    count = generator.config.voices
+    names = [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    for one in names:
+        check_name(one)
     try:
-        card = VoiceCard(
-            name=name,
-            display_name=name,
-            kind="LLVC",
-            f0_range_hz=f0_range_hz,
-            licence=licence,
-            credits=credits,
-            training_data="not told: imported from a checkpoint",
-        )
+        cards = [
+            VoiceCard(
+                name=one,
+                display_name=one,
+                kind="LLVC",
+                f0_range_hz=f0_range_hz,
+                licence=licence,
+                credits=credits,
+                training_data="not told: imported from a checkpoint",
+            )
+            for one in names
+        ]
     except ValidationError as error:
         raise ValueError(f"the voice cannot be described so: {first_problem(error)}") from None
-    write_voices(generator, [card], f"{name}, imported from an LLVC checkpoint", options, out)
+    write_voices(generator, cards, f"{name}, imported from an LLVC checkpoint", options, out)

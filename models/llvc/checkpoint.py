@@ -43,7 +43,7 @@ class _Prenet(Schema):
 class _Sizes(Schema):
     """`model_params`."""
 
-    label_len: int
+    label_len: int = Field(ge=1, le=64)
     L: int = Field(ge=1, le=1024)
     enc_dim: int = Field(ge=16, le=1024)
     num_enc_layers: int = Field(ge=1, le=10)
@@ -112,11 +112,12 @@ def read_config(path: Path) -> GeneratorConfig:
         prenet_layers=layers if prenet.convnet_prenet else 0,
         prenet_dropout=prenet.dropout,
         decoder_dropout=sizes.decoder_dropout,
+        voices=sizes.label_len,
     )
 
 
 def config_text(config: GeneratorConfig) -> str:
-    """A `config.json` that `read_config` turns into `config`: for one voice, in the authors' layout."""
+    """A `config.json` that `read_config` turns into `config`, in the authors' layout."""
     prenet = _Prenet(
         convnet_prenet=config.prenet_layers > 0,
         out_channels=[1] * config.prenet_layers,
@@ -128,7 +129,7 @@ def config_text(config: GeneratorConfig) -> str:
         use_residual_blocks=True,
     )
     sizes = _Sizes(
-        label_len=1,
+        label_len=config.voices,
         L=config.stride,
         enc_dim=config.width,
         num_enc_layers=config.encoder_layers,

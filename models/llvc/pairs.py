@@ -21,31 +21,38 @@ MAX_CARD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Pair:
-    """A recording, and what the generator is to make of it."""
+    """A recording, what the generator is to make of it, and in which of its voices."""
 
     original: Path
     converted: Path
+    voice: int
 
 
 class Pairs:
-    """The pairs in a folder, in a fixed order.
+    """The pairs in a folder, in a fixed order; those of a second voice in one of `others`, and so on.
 
     Raises ValueError, one sentence, if there is none, or if one lacks its other half.
     """
 
-    def __init__(self, folder: Path, sample_rate: int) -> None:
+    def __init__(self, folder: Path, sample_rate: int, *others: Path) -> None:
         self.sample_rate = sample_rate
-        self.pairs = [
-            Pair(path, path.with_name(path.name.removesuffix(ORIGINAL) + CONVERTED)) for path in sorted(folder.glob(f"*{ORIGINAL}"))
-        ]
-        if not self.pairs:
-            raise ValueError(f"expected pairs such as a{ORIGINAL} and a{CONVERTED} in {folder}, found none")
+        self.pairs: list[Pair] = []
+        for voice, place in enumerate((folder, *others)):
+            originals = sorted(place.glob(f"*{ORIGINAL}"))
+            if not originals:
+                raise ValueError(f"expected pairs such as a{ORIGINAL} and a{CONVERTED} in {place}, found none")
+            self.pairs += [Pair(path, path.with_name(path.name.removesuffix(ORIGINAL) + CONVERTED), voice) for path in originals]
+        self.pairs.sort(key=lambda pair: pair.original.name)  # so that the first few are of every voice
         for pair in self.pairs:
             if not pair.converted.is_file():
                 raise ValueError(f"expected {pair.converted.name} beside {pair.original}, found no such file")
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def voices(self, numbers: list[int]) -> list[int]:
+        """The voices of the pairs with these numbers."""
+        return [self.pairs[number].voice for number in numbers]
 
     def batch(self, numbers: list[int], clip: int, random: np.random.Generator) -> NDArray[np.float32]:
         """A random clip of each pair with these numbers: [2, batch, 1, clip], originals first; silence follows what is shorter."""

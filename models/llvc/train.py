@@ -125,8 +125,13 @@ class Trainer:
         ]
         self.averaged = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(config.average))
 
-    def step(self, clips: Tensor, random: np.random.Generator, epoch: int, alone: bool = False) -> dict[str, float]:
-        """Train both on pairs [2, batch, 1, clip], or the generator `alone`; returns the losses before it."""
+    def step(
+        self, clips: Tensor, random: np.random.Generator, epoch: int, alone: bool = False, voices: list[int] | None = None
+    ) -> dict[str, float]:
+        """Train both on pairs [2, batch, 1, clip], or the generator `alone`; returns the losses before it.
+
+        `voices` are those of the pairs, each by its number; by default the first.
+        """
         config = self.config
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -134,7 +139,7 @@ class Trainer:
         original, recorded = clips.to(self.device).unbind(0)
         self.generator.train()
         with half_precision(self.device):  # bfloat16 has float32's range: no loss needs scaling
-            made = self.generator(original).float()
+            made = self.generator(original, self._labels(voices)).float()
         losses = {"mel": self.mel(made[:, 0], recorded[:, 0])}
         if config.envelope:
             losses["envelope"] = self.envelope(made[:, 0], recorded[:, 0])
@@ -173,12 +178,18 @@ class Trainer:
         if module is self.generator:
             self.averaged.update_parameters(module)
 
-    def validate(self, clips: Tensor) -> float:
-        """Mel loss on pairs [2, batch, 1, clip], as the averaged generator converts: without dropout."""
-        self.averaged.eval()
-        with torch.no_grad():
-            original, recorded = clips.to(self.device).unbind(0)
-            return float(self.mel(self.averaged(original)[:, 0], recorded[:, 0]))
+    def _labels(self, voices: list[int] | None) -> Tensor | None:
+        return None if voices is None else torch.eye(self.generator.config.voices, device=self.device)[voices]
+
+    @torch.no_grad()
+    def convert(self, original: Tensor, voices: list[int] | None = None) -> Tensor:
+        """Clips [batch, 1, clip] as the averaged generator converts them: without dropout."""
+        made: Tensor = self.averaged.eval()(original.to(self.device), self._labels(voices))
+        return made
+
+    def validate(self, clips: Tensor, voices: list[int] | None = None) -> float:
+        """Mel loss on pairs [2, batch, 1, clip], as they are converted."""
+        return float(self.mel(self.convert(clips[0], voices)[:, 0], clips[1, :, 0].to(self.device)))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -217,10 +228,15 @@ def fit(
 ) -> Generator:
     """Train until `steps`, or the monotonic clock's `stop_at`, from where `work`/checkpoint.pt stands; returns the generator.
 
-    An epoch takes every pair once, in an order of its own. The device decides the last bits of the sums; on one CPU, two runs of
+    An epoch takes every pair once, in an order of its own. Raises ValueError, one sentence, if another network stands in `work`, or
+    if there are more voices in the pairs than in the network. The device decides the last bits of the sums; on one CPU, two runs of
     a seed are equal.
     """
-    config = trainer.config
+    config, network = trainer.config, config_text(trainer.generator.config)
+    if (most := max(pair.voice for pair in training.pairs + validation.pairs)) >= trainer.generator.config.voices:
+        raise ValueError(f"expected a network of {most + 1} voices for these pairs, got one of {trainer.generator.config.voices}")
+    if (work / CONFIG).exists() and (work / CONFIG).read_text() != network:
+        raise ValueError(f"{work} holds the training of a network of other sizes or voices: this one wants a folder of its own")
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / CHECKPOINT
     step = 0
@@ -231,10 +247,11 @@ def fit(
         step = state["step"]
     fixed = list(range(min(len(validation), VALIDATION_PAIRS)))
     held_out = torch.from_numpy(validation.batch(fixed, config.clip, np.random.default_rng(config.seed)))
+    held_out_voices = validation.voices(fixed)
     log = open_log(work)
 
     def write() -> None:
-        replace_file(work / CONFIG, lambda path: path.write_text(config_text(trainer.generator.config)))
+        replace_file(work / CONFIG, lambda path: path.write_text(network))
         replace_file(checkpoint, lambda path: torch.save(trainer.state() | {"step": step}, path))
 
     losses: list[dict[str, float]] = []
@@ -247,18 +264,22 @@ def fit(
         random = np.random.default_rng([config.seed, epoch, number])
         torch.manual_seed(config.seed * 1_000_003 + step)
         clips = torch.from_numpy(training.batch(chosen, config.clip, random))
-        losses.append(trainer.step(clips, random, epoch, alone=step < config.alone))
+        losses.append(trainer.step(clips, random, epoch, step < config.alone, training.voices(chosen)))
         step += 1
         if step % report_every == 0 or step == steps:
             seconds = (time.monotonic() - began) / (step - began_step)
             # Those of the discriminators begin in the middle of a report.
             means = {name: float(np.mean([row[name] for row in losses if name in row])) for name in losses[-1]}
             progress = TrainingProgress(
-                step, steps, means, trainer.validate(held_out), min((steps - step) * seconds, stop_at - time.monotonic())
+                step,
+                steps,
+                means,
+                trainer.validate(held_out, held_out_voices),
+                min((steps - step) * seconds, stop_at - time.monotonic()),
             )
             report(progress)
             if log:
-                write_log(log, progress, cast("Generator", trainer.averaged.module), held_out)
+                write_log(log, progress, trainer, held_out[:, :3], held_out_voices[:3])
             losses = []
         if time.monotonic() - saved > SAVE_SECONDS:
             write()
@@ -283,14 +304,13 @@ def open_log(work: Path) -> Any:
     return SummaryWriter(str(work / "log"))
 
 
-def write_log(log: Any, progress: TrainingProgress, generator: Generator, held_out: Tensor) -> None:
-    """Losses as curves, and the first held-out pairs to listen to."""
+def write_log(log: Any, progress: TrainingProgress, trainer: Trainer, held_out: Tensor, voices: list[int]) -> None:
+    """Losses as curves, and held-out pairs of `voices` to listen to."""
     for name, value in progress.losses.items():
         log.add_scalar(f"loss/{name}", value, progress.step)
     log.add_scalar("validation/mel", progress.validation, progress.step)
-    with torch.no_grad():
-        made = generator(held_out[0, :3].to(next(generator.parameters()).device)).cpu()
-    for kind, clips in (("original", held_out[0, :3]), ("wanted", held_out[1, :3]), ("made", made)):
+    made = trainer.convert(held_out[0], voices).cpu()
+    for kind, clips in (("original", held_out[0]), ("wanted", held_out[1]), ("made", made)):
         for number, clip in enumerate(clips):
-            log.add_audio(f"{kind}/{number}", clip, progress.step, generator.config.sample_rate)
+            log.add_audio(f"{kind}/{number}", clip, progress.step, trainer.generator.config.sample_rate)
     log.flush()

@@ -31,10 +31,10 @@ NETWORK = GeneratorConfig(
 RECIPE = replace(read_recipe(), batch=2, clip=2048, segment=1024, judged=1536)
 
 
-def write_pair(folder, name, samples, rate=RATE, converted_samples=None, seed=0):
+def write_pair(folder, name, samples, rate=RATE, converted_samples=None, seed=0, gain=0.5):
     """Noise, and as its conversion the same noise, lower and softer."""
     original = 0.2 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
-    converted = 0.5 * np.convolve(original, [0.5, 0.5])[:samples].astype(np.float32)
+    converted = gain * np.convolve(original, [0.5, 0.5])[:samples].astype(np.float32)
     folder.mkdir(exist_ok=True)
     for kind, audio in (("original", original), ("converted", converted[:converted_samples])):
         with AudioFile(str(folder / f"{name}_{kind}.wav"), "w", rate, 1, bit_depth=16) as file:
@@ -159,6 +159,39 @@ def test_an_encoder_adds_its_loss(folder):
     assert set(losses[0]) == {"mel", "encoder"}
     assert losses[-1]["encoder"] < 0.9 * losses[0]["encoder"]
     assert torch.equal(encoder.weight, before)
+
+
+def test_each_voice_learns_from_its_own_pairs(tmp_path):
+    """One voice is 26 dB softer than the other, for the same originals."""
+    for number in range(3):
+        for place, gain in (("loud", 1.0), ("soft", 0.05)):
+            write_pair(tmp_path / place, f"speech{number}", 2500, seed=number, gain=gain)
+    pairs = Pairs(tmp_path / "loud", RATE, tmp_path / "soft")
+    assert pairs.voices([0, 1, 2, 3, 4, 5]) == [0, 1, 0, 1, 0, 1]
+    recipe = replace(RECIPE, alone=1_000, learning_rate=2e-3)
+    torch.manual_seed(0)
+    both = Trainer(Generator(replace(NETWORK, voices=2)), trainer().discriminators, recipe, torch.device("cpu"))
+    fit(both, pairs, pairs, tmp_path / "work", 150, lambda now: None)
+    original, recorded = torch.from_numpy(pairs.batch([0, 1], 2500, np.random.default_rng(0)))
+    assert torch.equal(original[0], original[1])
+    levels = [10 * torch.log10(audio.square().mean((1, 2))) for audio in (recorded, both.convert(original, [0, 1]))]
+    assert levels[0][0] - levels[0][1] == pytest.approx(26, abs=0.1)
+    assert (levels[1] - levels[0]).abs().max() < 6
+    kept = load_generator(tmp_path / "work" / "checkpoint.pt", read_config(tmp_path / "work" / "config.json"))
+    with torch.no_grad():
+        assert torch.equal(kept(original, torch.eye(2)), both.convert(original, [0, 1]))
+
+
+def test_voices_beyond_the_networks_and_a_strangers_checkpoint_are_refused(tmp_path, folder):
+    pairs = Pairs(folder, RATE, folder)
+    with pytest.raises(ValueError, match="expected a network of 2 voices for these pairs, got one of 1"):
+        fit(trainer(), pairs, pairs, tmp_path / "work", 1, lambda now: None)
+    train(tmp_path / "work", folder, 1)
+    wider = Trainer(Generator(replace(NETWORK, voices=2)), trainer().discriminators, RECIPE, torch.device("cpu"))
+    before = (tmp_path / "work" / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="holds the training of a network of other sizes or voices"):
+        fit(wider, pairs, pairs, tmp_path / "work", 2, lambda now: None)
+    assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
 
 
 def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder):

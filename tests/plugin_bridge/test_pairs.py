@@ -1,5 +1,6 @@
 """Pairs for training: the same moments before and after, cut alike each time, and nothing done twice."""
 
+import itertools
 import json
 
 import numpy as np
@@ -125,6 +126,55 @@ def test_a_training_without_pairs_or_with_an_unknown_variant_is_refused(tmp_path
     assert code == 2 and "expected the teacher's card in" in output
     code, output = run("train-llvc", "me", tmp_path, tmp_path / "work", "--variant", "llvc-96k")
     assert code == 2 and "the variant must be one of llvc, llvc-nc, llvc-hfg, llvc-48k, not 'llvc-96k'" in output
+
+
+def test_two_voices_in_one_network(tmp_path, monkeypatch):
+    """bank_a passes on what it hears, bank_b half of it; after two steps both voices still nearly pass on, each by its label."""
+    from plugin_bridge import VoiceConverter
+
+    for name in ("ann-1", "ann-2"):
+        write(tmp_path / "in" / f"{name}.wav", 2)
+    for voice in ("bank_a", "bank_b"):
+        assert run("make-pairs", voice, tmp_path / "in", tmp_path / voice, "--transpose", "0")[0] == 0
+    recipe, pack = tmp_path / "recipe.toml", tmp_path / "we.voice"
+    recipe.write_text("[training]\nbatch = 1\nclip = 4160\nalone = 1000\n")
+    options = (tmp_path / "work", "--also", tmp_path / "bank_b", "--out", pack, "--recipe", recipe, "--steps", "2")
+    code, output = run("train-llvc", "we", tmp_path / "bank_a", *options)
+    assert code == 0, output
+    cards = VoicePack.open(pack).manifest.voices
+    assert [card.name for card in cards] == ["we-bank_a", "we-bank_b"]
+    assert [card.kind for card in cards] == ["llvc, taught by bank_a", "llvc, taught by bank_b"]
+    audio = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", str(tmp_path))
+    voices = ("we-bank_a", "we-bank_b", {"we-bank_a": 0.5, "we-bank_b": 0.5})
+    made = [VoiceConverter(voice)(audio, RATE) for voice in voices]
+    assert all(np.abs(one - other).max() > 1e-4 for one, other in itertools.pairwise(made))
+    assert min(np.corrcoef(one, audio)[0, 1] for one in made) > 0.9
+    code, output = run("train-llvc", "we", tmp_path / "bank_a", *options[:1], "--also", tmp_path / "bank_a", *options[3:])
+    assert code == 2 and "expected pairs of another voice in each folder, got bank_a, bank_a" in flat(output)
+
+
+def test_training_begins_with_the_checkpoint_that_is_given(tmp_path):
+    import torch
+
+    from models.llvc.network import VARIANTS, Generator
+
+    torch.manual_seed(7)
+    given = Generator(VARIANTS["llvc-nc"]).state_dict()
+    torch.save({"model": given}, tmp_path / "G_7.pth")
+    for name in ("ann-1", "ann-2"):
+        write(tmp_path / "in" / f"{name}.wav", 2)
+    assert run("make-pairs", "bank_b", tmp_path / "in", tmp_path / "out", "--transpose", "0")[0] == 0
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[training]\nbatch = 1\nclip = 4160\nalone = 1000\nlearning_rate = 0.0\n")
+    arguments = ("train-llvc", "me", tmp_path / "out", tmp_path / "work", "--out", tmp_path / "me.voice", "--recipe", recipe)
+    arguments += ("--steps", "1", "--start", tmp_path / "G_7.pth")
+    code, output = run(*arguments)
+    assert code == 2 and "expected a tensor 'convnet_pre" in flat(output) and not (tmp_path / "work").exists()
+    code, output = run(*arguments, "--variant", "llvc-nc")
+    assert code == 0, output
+    kept = torch.load(tmp_path / "work" / "checkpoint.pt", weights_only=True)["model"]
+    assert all(torch.equal(kept[name], weights) for name, weights in given.items())
 
 
 @pytest.mark.slow
