@@ -179,7 +179,6 @@ class Units:
 class Adaptation(Run):
     """A run whose content is given, and whose structures are those of the base."""
 
-    phases = PHASES
     margin = 0
 
     def __init__(self, takes: Takes, base: Base, recipe: Recipe, units: Units | None, device: torch.device) -> None:
@@ -187,14 +186,7 @@ class Adaptation(Run):
         self.embedding_learning_rate = recipe.embedding_learning_rate
         self.units = units
         content = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-        super().__init__(takes, DenoiserTraining(**read_table(RECIPE, "training")), content, {}, device)
-
-    def begin(self, conditioning: Conditioning, denoiser: Denoiser) -> None:
-        """From the base."""
-        torch.manual_seed(self.config.seed)
-        self.conditioner, self.average_conditioner = conditioning.to(self.device), copy.deepcopy(conditioning)
-        self.average = self.network = self.teacher = denoiser.to(self.device)
-        self.table = LatencyTable(0.0, {})  # nothing is decided by it
+        super().__init__(takes, DenoiserTraining(**read_table(RECIPE, "training")), content, {}, device, PHASES)
 
     def hear(self, model: Conditioning, batch: Batch, generator: torch.Generator, *, plain: bool = False) -> Heard:
         """As `train_content.hear`, but for the disturbances of what the encoder hears."""
@@ -315,7 +307,7 @@ def train_voice(
         conditioning = for_content(conditioning, takes, recordings, units, listener)
 
     run = Adaptation(takes, base, recipe, units, device)
-    run.begin(copy.deepcopy(conditioning), base.denoiser)
+    run.begin(copy.deepcopy(conditioning), base.denoiser, LatencyTable(0.0, {}))  # nothing is decided by the table
     quality = {"song_held_out_db_before": run.held_out_error_db(base.denoiser)}
     checkpoint = work / train_denoiser.CHECKPOINT
     if checkpoint.exists():

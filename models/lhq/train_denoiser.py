@@ -5,7 +5,9 @@ a list of phases, each a share of the whole; step n of phase m draws all its ran
 from its checkpoint continues exactly. Results, beside the checkpoint `denoiser.pt`: `teacher.pt`, `student.pt`, `mobile.pt`,
 and `evolution.json`, what decided the structure.
 
-    python -m models.lhq.train_denoiser --work FOLDER [--steps N | --minutes M]
+    python -m models.lhq.train_denoiser --work FOLDER [--steps N | --minutes M] [--teacher FILE]
+
+With an earlier run's teacher it goes on from there, in the structure that was found then.
 """
 
 from __future__ import annotations
@@ -107,6 +109,14 @@ PHASES = (
 )
 
 
+# More of the same, from a teacher whose structure is settled.
+ON = (
+    Phase("teach", 0.48),
+    Phase("settle", 0.2, anneal=True, result="teacher"),
+    *(phase for phase in PHASES if phase.steps),
+)
+
+
 @dataclass(frozen=True)
 class Progress:
     """Loss since the last report (mean), of the held-out takes, and seconds of the run."""
@@ -121,10 +131,9 @@ class Progress:
 class Run:
     """A run at some step: networks, optimiser, and how far it is.
 
-    `phases` are what it goes through; features reach `margin` frames beyond a crop, for the encoder.
+    Features reach `margin` frames beyond a crop, for the encoder.
     """
 
-    phases: tuple[Phase, ...] = PHASES
     margin = MEAN_FRAMES
 
     def __init__(
@@ -134,8 +143,9 @@ class Run:
         content: ContentTraining,
         targets: dict[str, float],
         device: torch.device = CPU,
+        phases: tuple[Phase, ...] = PHASES,
     ) -> None:
-        self.takes = takes
+        self.takes, self.phases = takes, phases
         self.device = device
         self.config = config
         # One view of each clip: the encoder, for whose consistency the second is, learns nothing here.
@@ -155,11 +165,16 @@ class Run:
 
     def start(self, conditioner: Conditioning, sizes: DenoiserConfig, table: LatencyTable) -> None:
         """From what stage 1 left. The noise's scale is the spread of the held-out mels about their coarse ones."""
-        torch.manual_seed(self.config.seed)
         self.conditioner, self.average_conditioner = conditioner.to(self.device), copy.deepcopy(conditioner)
         task = self.held_out_task()
         scale = task.mean_square(task.x - task.coarse).sqrt().item()
-        self.average = self.network = self.teacher = Denoiser(replace(sizes, scale=scale)).to(self.device)
+        torch.manual_seed(self.config.seed)
+        self.begin(conditioner, Denoiser(replace(sizes, scale=scale)), table)
+
+    def begin(self, conditioner: Conditioning, denoiser: Denoiser, table: LatencyTable) -> None:
+        """From networks that are there."""
+        self.conditioner, self.average_conditioner = conditioner.to(self.device), copy.deepcopy(conditioner)
+        self.average = self.network = self.teacher = denoiser.to(self.device)
         self.table = table
 
     def draw(self, rng: np.random.Generator, held_out: bool = False) -> Batch:
@@ -373,9 +388,18 @@ def load_result(path: Path, conditioner: Conditioned) -> tuple[Denoiser, Conditi
     return denoiser.eval(), conditioner.eval()
 
 
+def go_on(run: Run, teacher: Path, conditioner: Conditioning) -> None:
+    """Begin with an earlier run's teacher and what decided its structure; `conditioner` is one of the right sizes."""
+    denoiser, conditioner = load_result(teacher, conditioner)
+    trace = json.loads(teacher.with_name(TRACE).read_text())
+    run.begin(conditioner, denoiser, LatencyTable.from_json(trace))
+    run.actions = [(size, Action.from_json(action)) for action in trace["actions"] if (size := action.pop("size")) == "lhq"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the song engine's denoiser, after train_content in the same folder.")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, in which stage 1 has left its own")
+    parser.add_argument("--teacher", type=Path, help="go on from this teacher.pt, beside which is its evolution.json")
     parser.add_argument("--steps", type=int, help="of all phases together")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=2)
@@ -387,12 +411,16 @@ def main() -> None:
     recipe = Path(__file__).with_name("denoiser.toml")
     config = DenoiserTraining(**read_table(recipe, "training"))
     content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
+    if arguments.teacher:
+        config = replace(config, **read_table(recipe, "on"))
     targets, device = read_table(recipe, "latency"), pick_device(arguments.device)
-    run = Run(Takes(arguments.work / "packed"), config, content, targets, device)
+    run = Run(Takes(arguments.work / "packed"), config, content, targets, device, ON if arguments.teacher else PHASES)
     conditioner = load_content(arguments.work / CONTENT)[0]
     checkpoint = arguments.work / CHECKPOINT
     if checkpoint.exists():
         run.resume(torch.load(checkpoint, map_location="cpu", weights_only=True), conditioner)
+    elif arguments.teacher:
+        go_on(run, arguments.teacher, conditioner)
     else:
         sizes = DenoiserConfig(scale=1.0)
         run.start(conditioner, sizes, measure_latencies(sizes))

@@ -14,13 +14,12 @@ pytest.importorskip("onnx")
 
 from lhq_training import DRAWN  # noqa: E402
 
-from models.lhq import train_denoiser  # noqa: E402
 from models.lhq.content import MEAN_FRAMES, Conditioner, ContentConfig  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
 from models.lhq.denoiser import BlockConfig, DenoiserConfig  # noqa: E402
 from models.lhq.evolution import LatencyTable  # noqa: E402
 from models.lhq.train_content import ContentTraining  # noqa: E402
-from models.lhq.train_denoiser import DenoiserTraining, Progress, Run, fit, load_result  # noqa: E402
+from models.lhq.train_denoiser import ON, PHASES, DenoiserTraining, Phase, Progress, Run, fit, go_on, load_result  # noqa: E402
 
 torch.set_num_threads(1)
 BLOCKS = (BlockConfig("attention", 3), BlockConfig("conv", 2, 1), BlockConfig("conv", 1, 2))
@@ -86,9 +85,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_run(packed: Path, targets: tuple[float, float] = (4.0, 3.0)) -> Run:
+def new_run(packed: Path, targets: tuple[float, float] = (4.0, 3.0), phases: tuple[Phase, ...] = PHASES) -> Run:
     content = ContentTraining(1, 4, 32, 0.25, 0.3, 2, 1e-3, 0.9, 0.4, (-1.0, 0.5))
-    return Run(Takes(packed), TRAINING, content, {"lhq": targets[0], "mobile": targets[1]})
+    return Run(Takes(packed), TRAINING, content, {"lhq": targets[0], "mobile": targets[1]}, phases=phases)
 
 
 def conditioner() -> Conditioner:
@@ -152,6 +151,32 @@ def test_the_encoder_stays_and_the_condition_network_learns(trained: tuple[Path,
     assert not torch.equal(before.condition.enter.weight, after.condition.enter.weight)
 
 
+def test_a_run_goes_on_from_a_teacher_in_its_structure(
+    packed: Path, trained: tuple[Path, list[Progress]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    teacher, _ = load_result(folder / "teacher.pt", Conditioner(CONTENT))
+    results = []
+    for name in ("once", "again"):
+        run = new_run(packed, phases=ON)
+        go_on(run, folder / "teacher.pt", Conditioner(CONTENT))
+        assert [parameter.tolist() for parameter in run.average.parameters()] == [p.tolist() for p in teacher.parameters()]
+        (tmp_path / name).mkdir()
+        seen = train(run, tmp_path / name)
+        results.append(load_result(tmp_path / name / "student.pt", Conditioner(CONTENT)))
+    (student, heard), (same, _) = results
+    assert student.config == teacher.config
+    assert {"teach", "settle", "halve to 1"} <= {now.phase for now in seen}
+    assert not any(torch.equal(*pair) for pair in zip(student.parameters(), teacher.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(student.parameters(), same.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(heard.encoder.parameters(), conditioner().encoder.parameters(), strict=True))
+    before, after = (json.loads((place / "evolution.json").read_text()) for place in (folder, tmp_path / "once"))
+    assert before["block_ms"] == after["block_ms"]
+    assert [a for a in before["actions"] if a["size"] == "lhq"] == [a for a in after["actions"] if a["size"] == "lhq"]
+    mobile, _ = load_result(tmp_path / "once" / "mobile.pt", Conditioner(CONTENT))
+    assert TABLE.total(mobile.config.blocks) <= after["target_ms"]["mobile"]
+
+
 def test_the_helpers_silence_above_their_bandwidth_teaches_nothing(packed: Path) -> None:
     """Whatever their mel holds there, the loss is the same."""
     run = started(packed)
@@ -175,7 +200,7 @@ def test_teaching_lowers_the_loss_and_a_student_comes_near_its_teacher(packed: P
     for _ in range(40):
         run.advance(0.0)
     assert run.held_out_loss(run.average, task) < 0.9 * before
-    run.phase, run.step = [p.name for p in train_denoiser.PHASES].index("halve to 1"), 0
+    run.phase, run.step = [p.name for p in PHASES].index("halve to 1"), 0
     run.enter()
     started_at = run.held_out_loss(run.average, task)
     for step in range(40):
