@@ -13,6 +13,7 @@ from dsp.envelope import level_correlation, onset_rise_ms, pause_level_db
 from dsp.harmonics import STEP_S, deviation_cents, harmonic, harmonicity_db, suboctave_db
 from dsp.singer import Note, Song, sing
 from plugin_bridge.converter import VoiceConverter
+from plugin_bridge.voices import UnknownVoiceError, find_voice
 
 Array = NDArray[np.floating[Any]]
 
@@ -25,6 +26,7 @@ VIBRATO_BAND_HZ = (3.0, 9.0)
 FLUTTER_BAND_HZ = (5.0, 60.0)  # what is heard as roughness or chorus, not as a swell
 SETTLED_S = 0.5  # from where a note, its scoop and the converter's means have settled
 BUZZ_HZ = (3_000.0, 8_000.0)
+MORPHS = (0.25, 0.5, 0.75)  # of the other voice
 PHRASE = (
     (0, 0.5, "a", "t"), (3, 0.4, "e", "k"), (5, 0.7, "i", "s"), (7, 0.5, "o", "p"),
     (0, 1.0, "", ""), (2, 0.5, "a", "k"), (0, 0.5, "e", "t"), (-2, 1.0, "u", "p"),
@@ -60,11 +62,10 @@ def evaluate_singing(
         From `VoiceConverter`, if there is no such voice.
     """
     converter = VoiceConverter(voice)
-    tests: Sequence[Callable[[VoiceConverter], Iterator[Finding]]] = (_vibrato, _glides, _tones, _creak, _formants, _phrases)
     findings = []
-    for done, test in enumerate(tests):
+    for done, test in enumerate(TESTS):
         findings += list(test(converter))
-        advance(done + 1, len(tests))
+        advance(done + 1, len(TESTS))
     return findings
 
 
@@ -165,6 +166,37 @@ def _formants(converter: VoiceConverter) -> Iterator[Finding]:
     yield _finding("Formants moved by 4 semitones: more harmonics at 3-8 kHz", "dB", more, "below 6")
 
 
+def _morphs(converter: VoiceConverter) -> Iterator[Finding]:
+    """Nothing, if the voice is a mix already or alone in its pack."""
+    voice = converter.voice
+    if isinstance(voice, dict) or not (others := _others(voice)):
+        return
+    more = []
+    for height in HEIGHTS[1:4]:
+        song = sing([Note(height, 1.5)], SAMPLE_RATE, vibrato_cents=0, seed=height)
+        f0, inside = _filled(song), _settled(song)
+
+        def heard(mix: str | dict[str, float], song: Song = song, f0: Array = f0, inside: slice = inside) -> float:
+            converter.voice = mix
+            return float(np.median(harmonicity_db(converter(song.audio, SAMPLE_RATE), f0, SAMPLE_RATE, *BUZZ_HZ)[inside]))
+
+        for other in others:
+            alone = max(heard(voice), heard(other))
+            more += [heard({voice: 1 - share, other: share}) - alone for share in MORPHS]
+    converter.voice = voice
+    yield _finding("Morphs with its pack's voices: more harmonics at 3-8 kHz", "dB", more, "below 6")
+
+
+def _others(voice: str) -> list[str]:
+    """The other voices of the pack, that a mix with this one can name."""
+    address = find_voice(voice)
+    names = [card.name for card in address.pack.manifest.voices]
+    try:
+        return [name for name in names if name != names[address.index] and find_voice(name).pack is address.pack]
+    except UnknownVoiceError:  # a pack by its path
+        return []
+
+
 def _phrases(converter: VoiceConverter) -> Iterator[Finding]:
     levels, rises, pauses = [], [], []
     for height in HEIGHTS[:4]:
@@ -184,6 +216,10 @@ def _phrases(converter: VoiceConverter) -> Iterator[Finding]:
     yield Finding("Loudness contour's correlation with the singer's", "", float(np.median(levels)), min(levels), "at least 0.97")
     yield _finding("Plosives rise more slowly by", "ms", rises, "within 5")
     yield _finding("Pauses against the phrases", "dB", pauses, "below -50")
+
+
+TESTS: Sequence[Callable[[VoiceConverter], Iterator[Finding]]]
+TESTS = (_vibrato, _glides, _tones, _creak, _formants, _morphs, _phrases)
 
 
 def _finding(what: str, unit: str, values: list[float], wanted: str) -> Finding:

@@ -1,13 +1,15 @@
 """What is said of a voice's singing, held against voices whose faults are known: none, a delay, a flat vibrato."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from plugin_bridge import singing
+from plugin_bridge import VoiceConverter, singing
 from plugin_bridge.cli import app
+from plugin_bridge.voices import find_voice
 
 
 @pytest.mark.parametrize(("depth", "lag_ms"), [(1.0, 0), (0.8, 0), (1.1, 7), (0.5, -12)])
@@ -42,6 +44,27 @@ def test_a_voice_that_gives_back_what_it_hears_sings_as_its_singer_does(monkeypa
     assert exact["Creaking voice: octave too low, beyond the singer's own"] == pytest.approx(0, abs=0.01)
     assert exact["Plosives rise more slowly by"] == 0
     assert exact["Loudness contour's correlation with the singer's"] == pytest.approx(1)
+
+
+class Buzzing(VoiceConverter):
+    """Its voices are breathy, its mixes of them are not."""
+
+    def __call__(self, *arguments, **named):
+        made = super().__call__(*arguments, **named)
+        breath = 0.0 if isinstance(self.voice, dict) else 0.1 * np.std(made)
+        return made + breath * np.random.default_rng(0).standard_normal(made.shape)
+
+
+def test_buzz_of_morphs_is_found(tmp_path):
+    """bank_b gives half of what bank_a does, so a mix of them is the singer as well."""
+    (clean,) = singing._morphs(VoiceConverter("bank_a"))
+    assert (clean.median, clean.worst) == pytest.approx((0, 0), abs=0.1)
+    buzzing = Buzzing("bank_a")
+    (found,) = singing._morphs(buzzing)
+    assert found.median > 6 and buzzing.voice == "bank_a"
+    elsewhere = shutil.copy(find_voice("bank_a").pack.path, tmp_path)
+    for without_others in ("delay512", {"bank_a": 1.0}, elsewhere):
+        assert not list(singing._morphs(VoiceConverter(without_others)))
 
 
 def test_without_a_folder_the_synthetic_singer_is_converted(monkeypatch):
