@@ -15,6 +15,7 @@ from models.pack import VoiceCard
 from models.schema import NAME_PATTERN
 from models.source_filter.bank import write_bank
 from models.source_filter.data import Corpus, Recordings, audio_files, pack, read_table
+from models.source_filter.export import Tone
 from models.source_filter.features import SAMPLE_RATE
 from models.source_filter.network import Network
 from models.source_filter.train import TrainingConfig, TrainingProgress, fit
@@ -99,5 +100,5 @@ def train_voice(
     trained = fit(recordings, config, work, steps or DEFAULT_STEPS, watch, start=base, stop_at=stop_at)
     card = own_card(name, recordings, {"held_out_loss": round(losses[-1], 4)} if np.isfinite(losses[-1]) else {})
     out = work / f"{name}.voice"
-    write_bank(trained, [card], name, card.licence, out)
+    write_bank(trained, [card], [Tone(card.f0_range_hz)], name, card.licence, out)
     return out

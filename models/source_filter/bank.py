@@ -14,7 +14,7 @@ import torch
 
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.source_filter.data import Recordings, read_table
-from models.source_filter.export import export_stream
+from models.source_filter.export import Tone, export_stream
 from models.source_filter.features import SAMPLE_RATE
 from models.source_filter.network import Network, NetworkConfig
 from models.source_filter.tracker import load_tracker
@@ -38,22 +38,26 @@ def targets_only(trained: Trained) -> Trained:
     return Trained(network.eval(), trained.prior, trained.voices)
 
 
-def write_bank(trained: Trained, cards: list[VoiceCard], title: str, licence: str, out: Path) -> None:
-    """Export the stream graph and write the pack. `cards` are in the order of the network's voices."""
+def write_bank(trained: Trained, cards: list[VoiceCard], tones: list[Tone], title: str, licence: str, out: Path) -> None:
+    """Export the stream graph and write the pack. `cards` and `tones` are in the order of the network's voices."""
     voices = {card.name: number for number, card in enumerate(cards)}
     if list(voices) != trained.voices:
         raise ValueError(f"expected cards for the voices {trained.voices}, got {list(voices)}")
-    graph = export_stream(trained.network, trained.prior, load_tracker(), voices)
+    graph = export_stream(trained.network, trained.prior, load_tracker(), voices, tones)
     write_pack(out, PackManifest(title=title, voices=cards, sample_rate=SAMPLE_RATE, licence=licence), {STREAM_MODEL: graph})
 
 
-def read_cards(recipe: Path, recordings: Recordings, quality: dict[str, dict[str, float]]) -> list[VoiceCard]:
+def read_voices(
+    recipe: Path, recordings: Recordings, quality: dict[str, dict[str, float]]
+) -> tuple[list[VoiceCard], list[Tone]]:
     """The `[[voice]]` tables of a recipe, with the range heard in the recordings and the measured figures."""
-    cards = []
+    cards, tones = [], []
     for table in read_table(recipe, "voice"):
-        low, high = recordings.f0_range_hz(table["name"])
-        cards.append(VoiceCard(**table, f0_range_hz=(round(low, 1), round(high, 1)), quality=quality.get(table["name"], {})))
-    return cards
+        heard = recordings.f0_range_hz(table["name"])
+        tones.append(Tone(**{"timbre_hz": heard, **table.pop("tone", {})}))
+        rounded = (round(heard[0], 1), round(heard[1], 1))
+        cards.append(VoiceCard(**table, f0_range_hz=rounded, quality=quality.get(table["name"], {})))
+    return cards, tones
 
 
 def main() -> None:
@@ -67,11 +71,12 @@ def main() -> None:
     finished = arguments.work / "adversarial.pt"
     trained = targets_only(load_checkpoint(finished if finished.exists() else arguments.work / "checkpoint.pt"))
     quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
-    cards = read_cards(arguments.recipe, Recordings(arguments.work / "packed"), quality)
+    cards, tones = read_voices(arguments.recipe, Recordings(arguments.work / "packed"), quality)
     if arguments.base:
         save_trained(trained, arguments.base)
     # The strictest of the voices' licences holds for the network that carries them all.
-    write_bank(trained, cards, "The bundled bank: pjs, kerstin, alys", "GPL-3.0 and CC BY-SA 4.0, see each voice", arguments.out)
+    licence = "GPL-3.0 and CC BY-SA 4.0, see each voice"
+    write_bank(trained, cards, tones, "The bundled bank: pjs, kerstin, alys", licence, arguments.out)
 
 
 if __name__ == "__main__":

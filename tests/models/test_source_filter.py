@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("swift_f0")
 
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 from pedalboard.io import AudioFile  # noqa: E402
 
@@ -19,7 +20,7 @@ from models.source_filter import features, synthesis  # noqa: E402
 from models.source_filter.adapt import train_voice  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.disturb import disturb  # noqa: E402
-from models.source_filter.export import StepGraph, export_stream, knot_matrix, phase_basis  # noqa: E402
+from models.source_filter.export import StepGraph, Tone, export_stream, knot_matrix, phase_basis  # noqa: E402
 from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
 from models.source_filter.tracker import load_tracker  # noqa: E402
@@ -127,8 +128,9 @@ def test_graph_in_the_runtime_is_the_graph_in_torch() -> None:
     for block in [*network.encoder.blocks, *network.decoder.blocks]:
         torch.nn.init.normal_(block.project.weight, std=0.05)
     prior, tracker = torch.zeros(features.BANDS + 1), load_tracker()
-    graph = StepGraph(network, prior, tracker, [0, 1]).eval()
-    stream = StreamModel.from_bytes(export_stream(network, prior, tracker, {"a": 0, "b": 1}, integer=False), "graph").open()
+    tones = [Tone(), Tone((100.0, 220.0))]
+    graph = StepGraph(network, prior, tracker, [0, 1], tones).eval()
+    stream = StreamModel.from_bytes(export_stream(network, prior, tracker, {"a": 0, "b": 1}, tones, integer=False), "graph").open()
     song = sing([Note(55, 0.5, "a")], 48_000).audio
     states = [torch.zeros(shape) for shape in graph.state_shapes().values()]
     stream.voice[:] = 0.3, 0.7
@@ -140,6 +142,50 @@ def test_graph_in_the_runtime_is_the_graph_in_torch() -> None:
         stream.audio_in[:] = chunk
         stream.step()
         np.testing.assert_allclose(stream.audio_out, out[0].numpy(), atol=5e-4 * max(0.01, float(out.abs().max())))
+
+
+def converted(network: Network, tones: list[Tone], pitch_ratio: float, voice: tuple[float, float]) -> Any:
+    """What the graph makes of a vowel on 220 Hz, once it has forgotten how it began."""
+    tracker = load_tracker()
+    graph = export_stream(network, torch.zeros(features.BANDS + 1), tracker, {"a": 0, "b": 1}, tones, integer=False)
+    stream = StreamModel.from_bytes(graph, "graph").open()
+    stream.voice[:], stream.pitch_ratio[:] = voice, pitch_ratio
+    made = []
+    for chunk in sing([Note(57, 1.0, "a")], 48_000, vibrato_cents=0).audio[: 90 * 512].reshape(-1, 512):
+        stream.audio_in[:] = chunk
+        stream.step()
+        made.append(stream.audio_out.copy())
+    return np.concatenate(made[60:])
+
+
+def test_beyond_its_own_range_a_voice_keeps_the_timbre_of_the_edge() -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(voices=2)).eval()
+    with torch.no_grad():  # a voice that is all the darker the higher it sings
+        network.decoder.leave.weight.normal_(std=0.05)
+        network.decoder.enter.weight[:, network.config.content :].normal_()
+    own, other = (1.0, 0.0), (0.0, 1.0)
+    free, narrow = [Tone(), Tone()], [Tone((180.0, 260.0)), Tone()]
+    assert np.array_equal(converted(network, free, 1.0, own), converted(network, narrow, 1.0, own))
+    up = converted(network, narrow, 2.0, own)
+    assert np.abs(converted(network, free, 2.0, own) - up).max() > 0.01 * np.abs(up).max()
+    assert np.array_equal(converted(network, free, 2.0, other), converted(network, narrow, 2.0, other))
+    # At the edge itself, which lies 4 % above the highest pitch heard, both are one.
+    edge = converted(network, [Tone((180.0, 440.0)), Tone()], 2.0, own)
+    assert np.abs(converted(network, free, 2.0, own) - edge).max() < 0.05 * np.abs(edge).max()
+    assert np.isfinite(converted(network, narrow, 2.0, (0.0, 0.0))).all()
+
+
+def test_emphasis_moves_a_voice_away_from_the_mean_of_its_bank() -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(voices=2)).eval()
+    torch.nn.init.normal_(network.decoder.leave.weight, std=0.05)
+    plain, twice, none = ([Tone(emphasis=emphasis)] * 2 for emphasis in (1.0, 2.0, 0.0))
+    # Emphasised twofold, the voice lies as far outside of the two as a mix of 3:-1 would.
+    np.testing.assert_allclose(
+        converted(network, twice, 1.0, (1.0, 0.0)), converted(network, plain, 1.0, (1.5, -0.5)), atol=1e-5
+    )
+    assert np.array_equal(converted(network, none, 1.0, (1.0, 0.0)), converted(network, none, 1.0, (0.0, 1.0)))
 
 
 def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Path) -> None:
