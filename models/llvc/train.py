@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.device import half_precision
 from models.llvc.checkpoint import config_text
 from models.llvc.discriminators import Discriminators
+from models.llvc.disturb import disturb
 from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
 from models.llvc.losses import EnvelopeLoss, MelLoss, discriminator_loss, feature_loss, generator_loss
 from models.llvc.network import Generator
@@ -57,6 +58,8 @@ class TrainingConfig:
     features: float
     mel: float
     envelope: float
+    warp: float
+    colour: float
     encoder: float
     distance: Distance
 
@@ -137,6 +140,8 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * config.decay**epoch
         original, recorded = clips.to(self.device).unbind(0)
+        if config.warp or config.colour:
+            original = disturb(original, self.generator.config.sample_rate, config.warp, config.colour, random)
         self.generator.train()
         with half_precision(self.device):  # bfloat16 has float32's range: no loss needs scaling
             made = self.generator(original, self._labels(voices)).float()
