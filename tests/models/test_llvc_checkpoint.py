@@ -100,6 +100,25 @@ def test_a_checkpoint_becomes_a_voice_that_sounds_as_its_network(tmp_path):
     assert np.max(np.abs(converted - expected[0, 0, 8:3008].numpy())) < 1e-5
 
 
+def test_the_voices_of_a_checkpoint_of_several_are_numbered_and_sound_each_by_its_label(tmp_path, monkeypatch):
+    several = small_config()
+    several["model_params"]["label_len"] = 3
+    checkpoint, config = write(tmp_path, several)
+    code, output = run(checkpoint, config, "choir", "--out", tmp_path / "choir.voice")
+    assert code == 0, output
+    assert [card.name for card in VoicePack.open(tmp_path / "choir.voice").manifest.voices] == ["choir-1", "choir-2", "choir-3"]
+    audio = (0.3 * np.random.default_rng(0).standard_normal(3000)).astype(np.float32)
+    late = torch.from_numpy(np.pad(audio, (8, 100)))[None, None]
+    monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", str(tmp_path))
+    network = load_generator(checkpoint, read_config(config))
+    for number, label in enumerate(torch.eye(3), 1):
+        with torch.no_grad():
+            expected = network(late, label[None])[0, 0, 8:3008].numpy()
+        assert np.max(np.abs(VoiceConverter(f"choir-{number}")(audio, 16_000) - expected)) < 1e-5
+    code, output = run(checkpoint, config, "a" * 31, "--out", tmp_path / "long.voice")
+    assert code == 2 and "expected a name of up to 32" in output and not (tmp_path / "long.voice").exists()
+
+
 def test_the_weights_come_through_unchanged(tmp_path):
     checkpoint, config = write(tmp_path, small_config())
     saved = torch.load(checkpoint, weights_only=True)["model"]
