@@ -24,7 +24,7 @@ from dsp.slicing import Slicing
 from models.lhq.encoders import load_encoder
 from plugin_bridge import render
 from plugin_bridge.files import FileError
-from plugin_bridge.render import SongRenderer
+from plugin_bridge.render import SongRenderer, drawn_range_hz
 from plugin_bridge.voices import voices
 
 
@@ -196,6 +196,12 @@ def test_transposition_moves_the_song_into_the_range_of_the_voice(tmp_path):
     # The table is of what was sung in the source.
     rows = np.loadtxt(tmp_path / "f0.csv", delimiter=",", skiprows=1)
     assert np.median(rows[rows[:, 2] > 0, 1]) == pytest.approx(median, rel=0.02)
+
+
+def test_a_voice_is_drawn_from_three_tenths_of_its_octaves_on():
+    low, high = drawn_range_hz(100.0, 3200.0)  # five octaves
+    assert (low, high) == (pytest.approx(100 * 2**1.5), 3200)
+    assert drawn_range_hz(300.0, 300.0) == (300, 300)
 
 
 @pytest.mark.parametrize("level", [0, 0.1], ids=["silence", "noise"])
