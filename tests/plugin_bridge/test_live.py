@@ -478,9 +478,14 @@ def test_ten_minutes_steered_over_osc_lose_nothing_that_is_not_counted(
 def test_neither_a_flood_of_messages_nor_recording_costs_blocks(
     jack_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Seconds with and without in turn, so that whatever else the computer does is in all of them."""
-    kinds, rounds = ("quiet", "hostile", "valid", "unrecorded"), 6
-    lost, due = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0.0)
+    """Seconds with and without in turn, so that whatever else the computer does is in all of them.
+
+    What it does comes in bursts, tens of blocks now in one kind and now in another; what a flood costs, every second of it does.
+    So the median of the windows is compared.
+    """
+    kinds, rounds = ("quiet", "hostile", "valid", "unrecorded"), 9
+    lost: dict[str, list[float]] = {kind: [] for kind in kinds}
+    due: dict[str, list[float]] = {kind: [] for kind in kinds}
     sent = 0
     with ExitStack() as stack:
         rig = Rig(tmp_path, stack, voice="pjs", audio=demo_phrase()[0][0], steered=True)
@@ -503,16 +508,16 @@ def test_neither_a_flood_of_messages_nor_recording_costs_blocks(
                 time.sleep(2)
                 rig.host._recorder = rig.recorder
             frames = (time.monotonic() - begun) * RATE
-            due[kind] += frames
-            lost[kind] += frames - (rig.path.position - first)
+            due[kind].append(frames)
+            lost[kind].append(frames - (rig.path.position - first))
         counters, status = rig.server.counters, rig.host.status()
     with capsys.disabled():
-        told = ", ".join(f"{kind} {lost[kind] / BLOCK:.1f} of {due[kind] / BLOCK:.0f}" for kind in kinds)
+        told = ", ".join(f"{kind} {sum(lost[kind]) / BLOCK:.1f} of {sum(due[kind]) / BLOCK:.0f}" for kind in kinds)
         print(f"\nblocks lost: {told}; {sent} packets sent, {counters}, load p99 {status.load_p99:.0%}")
     assert counters.packets > 10_000
     assert counters.failed == status.errors == 0
     for kind in kinds:
-        assert lost[kind] <= lost["quiet"] + 0.01 * due[kind], "one in a hundred may be chance"
+        assert np.median(lost[kind]) <= np.median(lost["quiet"]) + 0.01 * np.median(due[kind]), "one in a hundred may be chance"
 
 
 def resident() -> int:
