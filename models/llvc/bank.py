@@ -49,7 +49,7 @@ def train_voice(
     options: ExportOptions,
     progress: Callable[[TrainingProgress], None],
 ) -> None:
-    """Train the voice `name` on the pairs in the folder, on `device`, and write its pack to `out`.
+    """Train the voice `name` on the pairs in one of `folders`, on `device`, and write its pack to `out`.
 
     Of several folders the network gets as many voices, `name`-TEACHER each, which can be blended.
     Training begins with `start`, a checkpoint of the variant with as many voices, ours or the authors', or without one as
@@ -110,11 +110,11 @@ def import_checkpoint(
     ValueError
         One sentence that says what does not fit: `CheckpointError`, `PackError` and `ModelError` are such.
     """
-    generator = load_generator(checkpoint, read_config(config))
-    count = generator.config.voices
-    names = [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    network = read_config(config)
+    names = [name] if network.voices == 1 else [f"{name}-{number}" for number in range(1, network.voices + 1)]
     for one in names:
         check_name(one)
+    generator = load_generator(checkpoint, network)
     try:
         cards = [
             VoiceCard(

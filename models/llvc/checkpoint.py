@@ -43,7 +43,7 @@ class _Prenet(Schema):
 class _Sizes(Schema):
     """`model_params`."""
 
-    label_len: int = Field(ge=1, le=64)
+    label_len: int  # the authors' network ignores it
     L: int = Field(ge=1, le=1024)
     enc_dim: int = Field(ge=16, le=1024)
     num_enc_layers: int = Field(ge=1, le=10)
@@ -71,6 +71,7 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
     data: _Data
     model_params: _Sizes
+    voices: int = Field(default=1, ge=1, le=64)  # ours alone: theirs have one
 
 
 def read_config(path: Path) -> GeneratorConfig:
@@ -112,7 +113,7 @@ def read_config(path: Path) -> GeneratorConfig:
         prenet_layers=layers if prenet.convnet_prenet else 0,
         prenet_dropout=prenet.dropout,
         decoder_dropout=sizes.decoder_dropout,
-        voices=sizes.label_len,
+        voices=config.voices,
     )
 
 
@@ -129,7 +130,7 @@ def config_text(config: GeneratorConfig) -> str:
         use_residual_blocks=True,
     )
     sizes = _Sizes(
-        label_len=config.voices,
+        label_len=1,
         L=config.stride,
         enc_dim=config.width,
         num_enc_layers=config.encoder_layers,
@@ -142,7 +143,7 @@ def config_text(config: GeneratorConfig) -> str:
         decoder_dropout=config.decoder_dropout,
         convnet_config=prenet,
     )
-    return _Config(data=_Data(sr=config.sample_rate), model_params=sizes).model_dump_json(indent=2)
+    return _Config(data=_Data(sr=config.sample_rate), model_params=sizes, voices=config.voices).model_dump_json(indent=2)
 
 
 def load_generator(path: Path, config: GeneratorConfig) -> Generator:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.device import half_precision
-from models.llvc.checkpoint import config_text
+from models.llvc.checkpoint import config_text, read_config
 from models.llvc.discriminators import Discriminators
 from models.llvc.disturb import disturb
 from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
@@ -237,10 +237,10 @@ def fit(
     if there are more voices in the pairs than in the network. The device decides the last bits of the sums; on one CPU, two runs of
     a seed are equal.
     """
-    config, network = trainer.config, config_text(trainer.generator.config)
-    if (most := max(pair.voice for pair in training.pairs + validation.pairs)) >= trainer.generator.config.voices:
-        raise ValueError(f"expected a network of {most + 1} voices for these pairs, got one of {trainer.generator.config.voices}")
-    if (work / CONFIG).exists() and (work / CONFIG).read_text() != network:
+    config, network = trainer.config, trainer.generator.config
+    if (most := max(pair.voice for pair in training.pairs + validation.pairs)) >= network.voices:
+        raise ValueError(f"expected a network of {most + 1} voices for these pairs, got one of {network.voices}")
+    if (work / CONFIG).exists() and read_config(work / CONFIG) != network:
         raise ValueError(f"{work} holds the training of a network of other sizes or voices: this one wants a folder of its own")
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / CHECKPOINT
@@ -256,7 +256,7 @@ def fit(
     log = open_log(work)
 
     def write() -> None:
-        replace_file(work / CONFIG, lambda path: path.write_text(network))
+        replace_file(work / CONFIG, lambda path: path.write_text(config_text(network)))
         replace_file(checkpoint, lambda path: torch.save(trainer.state() | {"step": step}, path))
 
     losses: list[dict[str, float]] = []

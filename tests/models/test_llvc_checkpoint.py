@@ -78,6 +78,10 @@ def test_the_published_config_is_the_network_of_the_paper(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(published_config()))
     config = read_config(tmp_path / "config.json")
     assert {**vars(config), "prenet_dropout": 0.0} == vars(VARIANTS["llvc"])
+    labelled = published_config()
+    labelled["model_params"]["label_len"] = 512  # of which the authors' network takes no notice
+    (tmp_path / "config.json").write_text(json.dumps(labelled))
+    assert read_config(tmp_path / "config.json") == config
     without = published_config()
     without["model_params"]["convnet_config"]["convnet_prenet"] = False
     (tmp_path / "config.json").write_text(json.dumps(without))
@@ -102,7 +106,7 @@ def test_a_checkpoint_becomes_a_voice_that_sounds_as_its_network(tmp_path):
 
 def test_the_voices_of_a_checkpoint_of_several_are_numbered_and_sound_each_by_its_label(tmp_path, monkeypatch):
     several = small_config()
-    several["model_params"]["label_len"] = 3
+    several["voices"] = 3
     checkpoint, config = write(tmp_path, several)
     code, output = run(checkpoint, config, "choir", "--out", tmp_path / "choir.voice")
     assert code == 0, output
