@@ -52,6 +52,12 @@ def song_graphs(work: Path, student: str, voices: list[str]) -> dict[Part, onnx.
     }
 
 
+def finished(work: Path, size: Size) -> str:
+    """The student of this size that ships: sharpened by stage 3, where that was run."""
+    sharp = f"sharp-{STUDENTS[size]}"
+    return sharp if (work / sharp).exists() else STUDENTS[size]
+
+
 def member_name(size: Size, part: Part) -> str:
     """Of a graph in the packs that are written here."""
     return f"song_{size}_{part}.onnx"
@@ -72,7 +78,7 @@ def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
     for size, student in STUDENTS.items():
         if not (work / student).exists():
             continue
-        graphs = song_graphs(work, student, names)
+        graphs = song_graphs(work, finished(work, size), names)
         songs[size] = {part: member_name(size, part) for part in graphs}
         made = {songs[size][part]: stored(size, graph) for part, graph in graphs.items()}
         sizes[size] = sum(map(len, made.values())) / 1e6

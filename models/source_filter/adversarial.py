@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
-from torch.nn.utils.parametrizations import weight_norm
 
 from dsp.mel import hz_to_mel, mel_to_hz
-from models.llvc.discriminators import SLOPE, Discriminators, Verdict
+from models.image_judge import ImageJudge
+from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter.data import Crop, Recordings, read_table
 from models.source_filter.disturb import disturb
@@ -64,15 +63,14 @@ class Losses:
     discriminators: float
 
 
-class Spectrogram(nn.Module):
-    """One resolution of a multi-resolution discriminator (Jang et al. 2021, UnivNet), told whose voice it is.
+class Spectrogram(ImageJudge):
+    """One resolution, which sees log magnitudes in mel-spaced bands.
 
-    It sees log magnitudes in mel-spaced bands; its score has a term that depends on the speaker (projection: Miyato & Koyama 2018).
     Waveform discriminators (periods) are no use here: minimum-phase filters give the phase away, whatever the network does.
     """
 
     def __init__(self, fft: int, hop: int, speakers: int) -> None:
-        super().__init__()
+        super().__init__(speakers)
         self.fft, self.hop = fft, hop
         bins = fft // 2 + 1
         edges = mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), BANDS + 2)) / SAMPLE_RATE * fft
@@ -82,13 +80,6 @@ class Spectrogram(nn.Module):
         weights = np.maximum(0.0, np.minimum((at - low) / (edges[1:-1] - low), (high - at) / (high - edges[1:-1])))
         self.bands: Tensor
         self.register_buffer("bands", torch.tensor(weights / weights.sum(0), dtype=torch.float32), persistent=False)
-        rows = [(1, 16, 5, (2, 1)), (16, 32, 5, (2, 2)), (32, 64, 3, (2, 2)), (64, 64, 3, (2, 1))]
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(before, after, kernel, stride, kernel // 2)) for before, after, kernel, stride in rows
-        )
-        self.last = weight_norm(nn.Conv2d(64, 1, 3, padding=1))
-        self.speaker = nn.Embedding(speakers, 64)
-        nn.init.normal_(self.speaker.weight, std=0.1)
 
     def forward(self, audio: Tensor, speaker: Tensor) -> Verdict:
         spectrum = torch.stft(
@@ -97,12 +88,7 @@ class Spectrogram(nn.Module):
         amplitude = spectrum.transpose(1, 2) @ self.bands / self.fft**0.5
         # To about zero mean and unit variance.
         x = (0.4 * torch.log(amplitude + LEAST_AMPLITUDE) + 2.2).transpose(1, 2)[:, None]
-        features = []
-        for layer in self.layers:
-            x = leaky_relu(layer(x), SLOPE)
-            features.append(x)
-        scores = self.last(x) + (x * self.speaker(speaker)[:, :, None, None]).mean(1, keepdim=True)
-        return Verdict(scores.flatten(1), features)
+        return self.judge(x, speaker)
 
 
 class Judges(Discriminators):

@@ -1,0 +1,287 @@
+"""Stage 3: the students of one step, against discriminators.
+
+A student answers noise at once, and what is left of its teacher's choices is near their mean: spectra smoother than any recording,
+in which a voice is hard to know. Here it goes on training, with the condition network, against discriminators of spectrograms, as
+in adversarial diffusion distillation (Sauer et al. 2023): on takes of the voices, which a recording exists for, and on other
+people's in their stead, which it does not. Those must stay, in broad bands, what they were when the stage began. The encoder
+learns nothing, so nothing more of the singer gets through; and at the times that one step does not use, the student stays what it
+was.
+
+    python -m models.lhq.adversarial --work FOLDER [--size mobile] [--steps N]
+
+reads student.pt of `models.lhq.train_denoiser` in FOLDER, or mobile.pt, and writes sharp-student.pt or sharp-mobile.pt beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from models.image_judge import ImageJudge
+from models.lhq.bank import STUDENTS
+from models.lhq.content import MEAN_FRAMES, Conditioner, load_content
+from models.lhq.data import Batch, Takes
+from models.lhq.denoiser import Denoiser
+from models.lhq.diffusion import diffuse
+from models.lhq.distillation import other_times
+from models.lhq.export import TEMPERATURE
+from models.lhq.mel import FLOOR
+from models.lhq.objectives import Task, denoising
+from models.lhq.train_content import CHECKPOINT as CONTENT
+from models.lhq.train_content import ContentTraining, hear, mel_loss
+from models.lhq.train_denoiser import load_result
+from models.llvc.discriminators import Discriminators, Verdict
+from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
+from models.source_filter.data import read_table
+from models.source_filter.train import save
+
+NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel
+POOLS = ((1, 1), (1, 2), (4, 2))  # bins and frames that become one, for each judge: detail, movement, the broad envelope
+BROAD = (5, 4)  # bins and frames over which a conversion must stay what it was: formants and syllables
+LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The `[adversarial]` table of the recipe; the comments are there."""
+
+    seed: int
+    batch: int
+    frames: int
+    shifted: float
+    learning_rate: float
+    average: float
+    adversarial: float
+    features: float
+    kept: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one step, unweighted."""
+
+    mel: float
+    adversarial: float
+    features: float
+    kept: float
+    others: float
+    discriminators: float
+
+
+class Judges(Discriminators):
+    """(Normalised mel [batch, T, bins], speaker int64 [batch]) -> one `Verdict` for each of `POOLS`."""
+
+    def __init__(self, speakers: int) -> None:
+        super().__init__([ImageJudge(speakers) for _ in POOLS])
+
+    def forward(self, mel: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
+        image = (2 * mel + 1).transpose(1, 2)[:, None]  # to about zero mean and unit variance
+        return [judge.judge(avg_pool2d(image, pool), speaker) for judge, pool in zip(self.members, POOLS, strict=True)]  # type: ignore[operator]
+
+
+def in_voices(
+    batch: Batch, speaker: NDArray[np.int64], ranges: list[tuple[float, float]], rng: np.random.Generator
+) -> Batch:
+    """The batch as the voices `speaker` [batch] are to sing it, each moved in pitch to anywhere in its voice's range.
+
+    Out of the range no recording of the voice exists, and every pitch would be given away by itself.
+    """
+    f0 = batch.f0.copy()
+    for row, number in enumerate(speaker):
+        low, high = ranges[number]
+        voiced = batch.voiced[row] > 0.5
+        middle = float(np.median(f0[row, voiced])) if voiced.any() else 150.0
+        wanted = low * (high / low) ** rng.uniform(0.25, 0.75)
+        f0[row] = np.clip(f0[row] * wanted / middle, LOWEST_HZ, HIGHEST_HZ)
+    return replace(batch, f0=f0, speaker=speaker, shift=np.zeros_like(batch.shift))
+
+
+def pitch_range_hz(takes: Takes, voice: str) -> tuple[float, float]:
+    """1st and 99th percentile of what a voice sings in its takes."""
+    own = [take for take in takes.takes if take.speaker == voice and not take.held_out and not take.shift]
+    scalars = np.concatenate([takes.scalars[take.start : take.start + take.frames] for take in own])
+    low, high = np.percentile(scalars[scalars[:, 2] > 0.5, 1], [1, 99])
+    return float(low), float(high)
+
+
+class Game(nn.Module):
+    """Both sides: student and condition network, which learn, their judges, and what the two were in the beginning."""
+
+    def __init__(
+        self, student: Denoiser, conditioner: Conditioner, voices: int, content: ContentTraining, config: AdversarialConfig
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.content = replace(content, paired=0)  # the encoder learns nothing
+        self.start = copy.deepcopy(nn.ModuleList([student, conditioner])).requires_grad_(False)
+        self.student, self.conditioner = student.requires_grad_(True), conditioner.requires_grad_(True)
+        conditioner.encoder.requires_grad_(False)
+        self.judges = Judges(voices)
+
+    def learners(self) -> list[nn.Module]:
+        """What the stage is for."""
+        return [self.student, self.conditioner]
+
+    def before(self, batch: Batch, generator: torch.Generator, noise: Tensor) -> Tensor:
+        """What the two made of a batch when the stage began."""
+        student, conditioner = self.start
+        assert isinstance(student, Denoiser) and isinstance(conditioner, Conditioner)
+        with torch.no_grad():
+            heard = hear(conditioner, batch, self.content, generator, plain=True)
+            return one_step(student, Task.of(heard, batch), noise)
+
+    def elsewhere(self, task: Task, rng: np.random.Generator, noise: Tensor) -> Tensor:
+        """How far the student is from what it was, in the unit of the noise, at the times that one step does not use."""
+        scale = self.student.config.scale
+        student = self.start[0]
+        assert isinstance(student, Denoiser)
+        t = torch.tensor(other_times(rng, len(noise), 1), dtype=torch.float32)[:, None, None]
+        z = diffuse(task.x, scale * noise, t)
+        with torch.no_grad():
+            wanted = denoising(student, task)(z, t)
+        return task.mean_square((denoising(self.student, task)(z, t) - wanted) / scale)
+
+
+def one_step(student: Denoiser, task: Task, noise: Tensor) -> Tensor:
+    """The mel that one step makes of noise [batch, T, bins] of unit variance, as in a song."""
+    return denoising(student, task)(TEMPERATURE * student.config.scale * noise, torch.ones(len(noise)))
+
+
+def broad(mel: Tensor) -> Tensor:
+    """Means of a mel [batch, T, bins] over `BROAD` tiles."""
+    return avg_pool2d(mel.transpose(1, 2)[:, None], BROAD)
+
+
+def play(
+    takes: Takes,
+    game: Game,
+    work: Path,
+    name: str,
+    steps: int,
+    report: Callable[[int, Losses], None],
+    *,
+    report_every: int = 50,
+    save_seconds: float = 120.0,
+) -> None:
+    """Train until `steps`, resuming from `work`/sharp-`name`; the averages in there are what `bank` reads."""
+    config = game.config
+    averages = copy.deepcopy(game.learners())
+    learning = [p for module in game.learners() for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
+    step, path = 0, work / f"sharp-{name}"
+    parts: dict[str, Any] = {"game": game, "optimiser": optimiser, "opponent": opponent}
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+        for average, key in zip(averages, ("denoiser", "conditioner"), strict=True):
+            average.load_state_dict(state[key])
+        step = state["step"]
+
+    def write() -> None:
+        state = {key: part.state_dict() for key, part in parts.items()} | {"step": step}
+        state |= {"denoiser": averages[0].state_dict(), "conditioner": averages[1].state_dict()}
+        save(path, state | {"sizes": asdict(game.student.config), "steps": 1})
+
+    saved, losses = time.monotonic(), []
+    while step < steps:
+        rng = np.random.default_rng([config.seed, step])
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        for group in (*optimiser.param_groups, *opponent.param_groups):
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+        own = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=config.shifted)
+        others = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.others, shifted=0.0)
+        target = rng.integers(len(takes.voices), size=config.batch)
+        moved = in_voices(others, target, ranges, rng)
+        noise = torch.randn(2 * config.batch, config.frames, takes.mel.shape[1], generator=generator)
+        first, second = noise.split(config.batch)
+
+        heard = hear(game.conditioner, own, game.content, generator)
+        task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
+        asked = Task.of(hear(game.conditioner, moved, game.content, generator, plain=True), moved)
+        rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
+        before = game.before(moved, generator, second)
+        made = torch.cat([rebuilt, converted])
+        speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
+
+        # Recordings count as often as what is made, though there are half as many.
+        lost = discriminator_loss(recorded=game.judges(task.x, speaker), made=game.judges(made.detach(), both))
+        opponent.zero_grad(set_to_none=True)
+        lost.backward()
+        opponent.step()
+
+        game.judges.requires_grad_(False)
+        verdicts = game.judges(made, both)
+        with torch.no_grad():
+            real = game.judges(task.x, speaker)
+        same = [Verdict(v.scores[: config.batch], [f[: config.batch] for f in v.features]) for v in verdicts]
+        won = generator_loss(made=verdicts) / len(verdicts)
+        alike = feature_loss(recorded=real, made=same) / len(verdicts)
+        near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
+        coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
+        kept = torch.abs(broad(converted - before)).mean() * NEPERS
+        few = slice(0, config.batch // 4)
+        other = game.elsewhere(task.rows(few), rng, first[few])
+        game.judges.requires_grad_(True)
+        optimiser.zero_grad(set_to_none=True)
+        (near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other).backward()
+        nn.utils.clip_grad_norm_(learning, 1.0)
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            for average, trained in zip(averages, game.learners(), strict=True):
+                for slow, fast in zip(average.parameters(), trained.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - config.average)
+        losses.append([near.item(), won.item(), alike.item(), kept.item(), other.item(), lost.item() / len(verdicts)])
+        if step % report_every == 0 or step == steps:
+            report(step, Losses(*np.mean(losses, 0).tolist()))
+            losses = []
+        if time.monotonic() - saved > save_seconds:
+            write()
+            saved = time.monotonic()
+    write()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sharpen a student of one step against discriminators.")
+    parser.add_argument("--work", type=Path, required=True, help="the folder of train_content and train_denoiser")
+    parser.add_argument("--size", choices=list(STUDENTS), default="lhq")
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Path(__file__).with_name("denoiser.toml")
+    config = AdversarialConfig(**read_table(recipe, "adversarial"))
+    content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
+    takes = Takes(arguments.work / "packed")
+    torch.manual_seed(config.seed)
+    conditioner = load_content(arguments.work / CONTENT)[0]
+    name = STUDENTS[arguments.size]
+    game = Game(*load_result(arguments.work / name, conditioner), len(takes.voices), content, config)
+    began = time.monotonic()
+
+    def report(step: int, losses: Losses) -> None:
+        figures = " ".join(f"{key} {value:.4f}" for key, value in vars(losses).items())
+        print(f"step {step} {figures} {time.monotonic() - began:.0f} s", flush=True)
+
+    play(takes, game, arguments.work, name, arguments.steps, report)
+
+
+if __name__ == "__main__":
+    main()

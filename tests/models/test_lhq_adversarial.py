@@ -1,0 +1,110 @@
+"""Stage 3 of the song engine's training: what may change, what must stay, and its training against a kill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from lhq_training import BLOCKS, CONTENT, write_takes  # noqa: E402
+
+from models.lhq.adversarial import AdversarialConfig, Game, Judges, Losses, broad, in_voices, pitch_range_hz, play  # noqa: E402
+from models.lhq.bank import finished  # noqa: E402
+from models.lhq.content import MEAN_FRAMES, Conditioner  # noqa: E402
+from models.lhq.data import Takes  # noqa: E402
+from models.lhq.denoiser import Denoiser, DenoiserConfig  # noqa: E402
+from models.lhq.objectives import Task  # noqa: E402
+from models.lhq.train_content import ContentTraining, hear  # noqa: E402
+from models.lhq.train_denoiser import load_result  # noqa: E402
+
+torch.set_num_threads(1)
+SIZES = DenoiserConfig(0.1, width=32, heads=2, time=16, blocks=BLOCKS)
+LISTENING = ContentTraining(1, 4, 32, 0.25, 0.3, 2, 1e-3, 0.9, 0.4, (-1.0, 0.5))
+GAME = AdversarialConfig(
+    seed=5, batch=4, frames=32, shifted=0.0, learning_rate=2e-3, average=0.5, adversarial=0.1, features=0.2, kept=0.3, others=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def takes(tmp_path_factory: pytest.TempPathFactory) -> Takes:
+    return Takes(write_takes(tmp_path_factory.mktemp("packed")))
+
+
+def game() -> Game:
+    torch.manual_seed(0)
+    student = Denoiser(SIZES)
+    torch.nn.init.normal_(student.leave.weight, std=0.1)
+    return Game(student, Conditioner(CONTENT), 2, LISTENING, GAME)
+
+
+def test_other_people_are_moved_into_the_range_of_the_voice_in_whose_stead_they_sing(takes: Takes) -> None:
+    batch = takes.batch(np.random.default_rng(1), 6, 32, MEAN_FRAMES, helpers=1.0, shifted=0.0)
+    batch = replace(batch, f0=batch.f0 * np.linspace(0.8, 1.2, 32, dtype=np.float32))
+    ranges, target = [(90.0, 180.0), (300.0, 1_000.0)], np.array([0, 1, 0, 1, 0, 1])
+    moved = in_voices(batch, target, ranges, np.random.default_rng(2))
+    assert np.array_equal(moved.speaker, target)
+    for row, number in enumerate(target):
+        low, high = ranges[number]
+        assert low < np.median(moved.f0[row]) < high
+        ratio = moved.f0[row] / batch.f0[row]  # a transposition: the melody stays
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+
+
+def test_a_range_leaves_out_what_was_shifted_and_what_was_held_out(takes: Takes) -> None:
+    """Every take of the toy is sung at 200 Hz."""
+    assert pitch_range_hz(takes, "a") == (200.0, 200.0)
+
+
+def test_detail_may_change_and_broad_bands_may_not() -> None:
+    mel = torch.randn(2, 32, 100, generator=torch.Generator().manual_seed(1))
+    detail = torch.tensor([1.0, -1.0]).repeat(16)[:, None]  # from frame to frame
+    torch.testing.assert_close(broad(mel + detail), broad(mel))
+    torch.testing.assert_close(broad(mel + 0.25), broad(mel) + 0.25)
+
+
+def test_the_student_is_held_at_the_times_that_one_step_does_not_use(takes: Takes) -> None:
+    both = game()
+    batch = takes.batch(np.random.default_rng(1), 4, 32, MEAN_FRAMES, helpers=0.0, shifted=0.0)
+    task = Task.of(hear(both.conditioner, batch, both.content, torch.Generator(), plain=True), batch)
+    noise = torch.randn(task.x.shape)
+    assert both.elsewhere(task, np.random.default_rng(2), noise).item() == 0
+    with torch.no_grad():
+        both.student.leave.bias += 0.1
+    assert both.elsewhere(task, np.random.default_rng(2), noise).item() > 1e-3
+
+
+def test_judges_know_whose_voice_it_is() -> None:
+    torch.manual_seed(1)
+    judges, mel = Judges(2), torch.rand(1, 32, 100) - 1
+    first, second = (judges(mel, torch.tensor([number])) for number in (0, 1))
+    for one, other in zip(first, second, strict=True):
+        assert not torch.allclose(one.scores, other.scores)
+
+
+def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_path: Path) -> None:
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    whole = game()
+    before = {name: value.clone() for name, value in whole.conditioner.state_dict().items()}
+    play(takes, whole, tmp_path / "whole", "student.pt", 4, lambda step, losses: None)
+
+    def kill(step: int, losses: Losses) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(takes, game(), tmp_path / "halves", "student.pt", 4, kill, report_every=3, save_seconds=0)
+    play(takes, game(), tmp_path / "halves", "student.pt", 4, lambda step, losses: None)
+    assert finished(tmp_path / "whole", "lhq") == "sharp-student.pt" and finished(tmp_path / "whole", "mobile") == "mobile.pt"
+    (one, its), (other, others) = (
+        load_result(tmp_path / name / "sharp-student.pt", Conditioner(CONTENT)) for name in ("whole", "halves")
+    )
+    for ours, theirs in zip([*one.parameters(), *its.parameters()], [*other.parameters(), *others.parameters()], strict=True):
+        assert torch.equal(ours, theirs)
+    changed = {name for name, value in its.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith("encoder") for name in changed)
+    assert "condition.enter.weight" in changed and "voices.weight" in changed
