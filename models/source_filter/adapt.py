@@ -13,15 +13,19 @@ import torch
 
 from models.pack import VoiceCard
 from models.schema import NAME_PATTERN
-from models.source_filter.bank import write_bank
+from models.source_filter.adversarial import CHECKPOINT as SHARP
+from models.source_filter.adversarial import AdversarialConfig, Game, Losses, play
+from models.source_filter.bank import load_checkpoint, write_bank
 from models.source_filter.data import Corpus, Recordings, audio_files, pack, read_table
 from models.source_filter.export import Tone
 from models.source_filter.features import SAMPLE_RATE
 from models.source_filter.network import Network
-from models.source_filter.train import TrainingConfig, TrainingProgress, fit
+from models.source_filter.train import CHECKPOINT, TrainingConfig, TrainingProgress, fit, held_out_loss
 from models.source_filter.weights import Trained, load_trained
 
-DEFAULT_STEPS = 1_500
+DEFAULT_STEPS = 2_000
+SHARPENED = 0.3  # share of the steps that are taken against discriminators, each of which ...
+COST = 2.0  # ... takes about so many times as long as one without
 LEAST_SECONDS = 20.0  # below, not every vowel occurs
 
 
@@ -87,18 +91,45 @@ def train_voice(
     with the same one, training goes on where it stopped. Raises ValueError, one sentence, where the recordings do not do.
     """
     torch.set_num_threads(threads)
-    stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
+    began = time.monotonic()
+    seconds = 60 * minutes if minutes else float("inf")
     recordings = own_recordings(name, folder, work)
-    config = TrainingConfig(**read_table(Path(__file__).with_name("adapt.toml"), "training"))
-    losses = [float("nan")]
+    recipe = Path(__file__)
+    config = TrainingConfig(**read_table(recipe.with_name("adapt.toml"), "training"))
+    total = steps or DEFAULT_STEPS
+    sharp = int(SHARPENED * total)
+    plain = total - sharp
+    a_step, losses = 0.0, float("nan")
 
     def watch(now: TrainingProgress) -> None:
-        losses.append(now.held_out_loss)
-        progress(now)
+        nonlocal a_step, losses
+        losses = now.held_out_loss
+        if now.step < plain:
+            a_step = now.seconds_left / (plain - now.step)
+        left = min(now.seconds_left + COST * a_step * sharp, began + seconds - time.monotonic())
+        progress(replace(now, steps=total, seconds_left=left))
 
-    base = adaptable(load_trained(), name)
-    trained = fit(recordings, config, work, steps or DEFAULT_STEPS, watch, start=base, stop_at=stop_at)
-    card = own_card(name, recordings, {"held_out_loss": round(losses[-1], 4)} if np.isfinite(losses[-1]) else {})
+    if not (work / SHARP).exists():
+        base = adaptable(load_trained(), name)
+        share = plain / (plain + COST * sharp)
+        trained = fit(recordings, config, work, plain, watch, start=base, stop_at=began + share * seconds)
+    else:
+        trained = load_checkpoint(work / CHECKPOINT)
+    if sharp:
+        torch.manual_seed(config.seed)
+        sharpening = AdversarialConfig(**read_table(recipe.with_name("bank.toml"), "adversarial"))
+        game = Game(trained.network, trained.prior, 1, config, sharpening)
+        started = time.monotonic()
+
+        def sharpened(step: int, now: Losses) -> None:
+            nonlocal losses
+            losses = held_out_loss(game.trainer.network, trained.prior, config, recordings)
+            left = (time.monotonic() - started) / step * (sharp - step)
+            progress(TrainingProgress(plain + step, total, now.spectral, losses, min(left, began + seconds - time.monotonic())))
+
+        play(recordings, game, work, sharp, sharpened, stop_at=began + seconds)
+        trained = load_checkpoint(work / SHARP)
+    card = own_card(name, recordings, {"held_out_loss": round(losses, 4)} if np.isfinite(losses) else {})
     out = work / f"{name}.voice"
     write_bank(trained, [card], [Tone(card.f0_range_hz)], name, card.licence, out)
     return out

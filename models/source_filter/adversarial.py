@@ -31,8 +31,10 @@ from models.source_filter.data import Crop, Recordings, read_table
 from models.source_filter.disturb import disturb
 from models.source_filter.features import HOP, SAMPLE_RATE, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig
+from models.source_filter.train import CHECKPOINT as PLAIN
 from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
 
+CHECKPOINT = "adversarial.pt"
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
 BANDS = 96
 LEAST_AMPLITUDE = 1e-4  # of a band, 80 dB under full scale
@@ -171,8 +173,12 @@ def play(
     *,
     report_every: int = 50,
     save_seconds: float = 120.0,
+    stop_at: float = float("inf"),
 ) -> None:
-    """Train until `steps`, resuming from `work`/adversarial.pt; what `bank` reads is the averaged network in there."""
+    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/adversarial.pt.
+
+    What `bank` reads is the averaged network in there.
+    """
     config, training = game.config, game.trainer.config
     network, judges = game.trainer.network, game.judges
     average = copy.deepcopy(network)
@@ -180,7 +186,7 @@ def play(
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
-    step, path = 0, work / "adversarial.pt"
+    step, path = 0, work / CHECKPOINT
     if path.exists():
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state["network"])
@@ -198,7 +204,7 @@ def play(
     chunks = training.context_chunks + training.warm_chunks + config.chunks
     start = 2 * (training.context_chunks + training.warm_chunks) + SETTLING
     saved, losses = time.monotonic(), []
-    while step < steps:
+    while step < steps and time.monotonic() < stop_at:
         rng = np.random.default_rng([config.seed, step])
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
@@ -254,7 +260,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
     recordings = Recordings(arguments.work / "packed")
-    state = torch.load(arguments.work / "checkpoint.pt", weights_only=True)
+    state = torch.load(arguments.work / PLAIN, weights_only=True)
     torch.manual_seed(config.seed)
     network = Network(NetworkConfig(voices=state["speakers"]))
     network.load_state_dict(state["average"])

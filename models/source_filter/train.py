@@ -29,6 +29,7 @@ from models.source_filter.network import Network, NetworkConfig, prosody
 from models.source_filter.synthesis import Filter, harmonics_below_nyquist, pulse_train, voicing_gain
 from models.source_filter.weights import Trained
 
+CHECKPOINT = "checkpoint.pt"
 SETTLING = 4  # hops: the first lack their predecessors' tails
 LOSS_FFTS = (256, 512, 1024, 2048, 4096)  # 5 ms for plosives up to 85 ms for the harmonics of a bass
 
@@ -203,7 +204,7 @@ def fit(
     trained = [p for p in trainer.network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = 0
-    checkpoint = work / "checkpoint.pt"
+    checkpoint = work / CHECKPOINT
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         trainer.network.load_state_dict(state["network"])
@@ -213,7 +214,6 @@ def fit(
         trainer.mean.prior.copy_(state["prior"])
 
     chunks = config.context_chunks + config.warm_chunks + config.chunks
-    held_out = recordings.crop(np.random.default_rng(config.seed), config.batch, chunks, 0.0, held_out=True)
 
     def write() -> None:
         state = {"network": trainer.network.state_dict(), "average": average.state_dict(), "step": step}
@@ -245,10 +245,7 @@ def fit(
         if step % report_every == 0 or step == steps:
             rate = (time.monotonic() - began) / (step - began_step)
             left = min((steps - step) * rate, stop_at - time.monotonic())
-            judge = Trainer(average, config)
-            judge.mean.prior.copy_(trainer.mean.prior)
-            with torch.no_grad():
-                loss = judge(held_out, torch.Generator().manual_seed(0), plain=True)[0].item()
+            loss = held_out_loss(average, trainer.mean.prior, config, recordings)
             report(TrainingProgress(step, steps, float(np.mean(losses)), loss, left))
             losses = []
         if time.monotonic() - saved > save_seconds:
@@ -256,6 +253,17 @@ def fit(
             saved = time.monotonic()
     write()
     return Trained(average.eval(), trainer.mean.prior.clone(), recordings.voices)
+
+
+def held_out_loss(network: Network, prior: Tensor, config: TrainingConfig, recordings: Recordings) -> float:
+    """Spectral loss of a batch of held-out recordings, the same at every call, undisturbed."""
+    chunks = config.context_chunks + config.warm_chunks + config.chunks
+    crop = recordings.crop(np.random.default_rng(config.seed), config.batch, chunks, 0.0, held_out=True)
+    judge = Trainer(network, config)
+    judge.mean.prior.copy_(prior)
+    with torch.no_grad():
+        loss: float = judge(crop, torch.Generator().manual_seed(0), plain=True)[0].item()
+    return loss
 
 
 def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingConfig) -> Tensor:

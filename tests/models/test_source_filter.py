@@ -210,14 +210,18 @@ def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Pa
 def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
     steps: list[int] = []
     path = train_voice(
-        "myself", recordings_folder, tmp_path, steps=2, minutes=None, threads=1, progress=lambda now: steps.append(now.step)
+        "myself", recordings_folder, tmp_path, steps=4, minutes=None, threads=1, progress=lambda now: steps.append(now.step)
     )
     opened = VoicePack.open(path)
     low, high = opened.manifest.voices[0].f0_range_hz
     # The songs lie between D3 (146.8 Hz) and A3 (220 Hz).
     assert 130 < low < 180 and 200 < high < 250
     assert opened.stream_model().voices == ("myself",)
-    assert steps[-1] == 2
+    # Three steps from the recordings alone, the fourth against discriminators.
+    assert steps == [3, 4]
+    encoders = [torch.load(tmp_path / name, weights_only=True)["average"] for name in ("checkpoint.pt", "adversarial.pt")]
+    changed = {name for name in encoders[0] if not torch.equal(encoders[0][name], encoders[1][name])}
+    assert changed and all(name.startswith(("decoder", "voices")) for name in changed)
 
 
 def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path, tmp_path: Path) -> None:
