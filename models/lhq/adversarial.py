@@ -40,7 +40,7 @@ from models.lhq.export import TEMPERATURE
 from models.lhq.mel import FLOOR
 from models.lhq.objectives import Task, denoising
 from models.lhq.train_content import CHECKPOINT as CONTENT
-from models.lhq.train_content import ContentTraining, hear, mel_loss
+from models.lhq.train_content import ContentTraining, conditioned, encoded, hear, mel_loss
 from models.lhq.train_denoiser import load_result
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
@@ -50,6 +50,8 @@ from models.source_filter.train import save
 NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel
 POOLS = ((1, 1), (1, 2), (4, 2))  # bins and frames that become one, for each judge: detail, movement, the broad envelope
 BROAD = (5, 4)  # bins and frames over which a conversion must stay what it was: formants and syllables
+BETWEEN = 6.0  # weight of the frames in which nothing is sung
+AUDIBLE = 4.0  # nepers: 35 dB
 LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0
 
 
@@ -82,13 +84,17 @@ class Losses:
 
 
 class Judges(Discriminators):
-    """(Normalised mel [batch, T, bins], speaker int64 [batch]) -> one `Verdict` for each of `POOLS`."""
+    """(Normalised mel [batch, T, bins], sounding [batch, T], speaker int64 [batch]) -> one `Verdict` for each of `POOLS`.
+
+    They see what is sung and nothing between: where a voice is known by little but sustained notes, silence and consonants with
+    the stripes of harmonics in them were judged the likelier.
+    """
 
     def __init__(self, speakers: int) -> None:
         super().__init__([ImageJudge(speakers) for _ in POOLS])
 
-    def forward(self, mel: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
-        image = (2 * mel + 1).transpose(1, 2)[:, None]  # to about zero mean and unit variance
+    def forward(self, mel: Tensor, sounding: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
+        image = ((2 * mel + 1) * sounding[..., None]).transpose(1, 2)[:, None]  # to about zero mean and unit variance
         return [judge.judge(avg_pool2d(image, pool), speaker) for judge, pool in zip(self.members, POOLS, strict=True)]  # type: ignore[operator]
 
 
@@ -135,13 +141,15 @@ class Game(nn.Module):
         """What the stage is for."""
         return [self.student, self.conditioner]
 
-    def before(self, batch: Batch, generator: torch.Generator, noise: Tensor) -> Tensor:
-        """What the two made of a batch when the stage began."""
-        student, conditioner = self.start
-        assert isinstance(student, Denoiser) and isinstance(conditioner, Conditioner)
+    def other_people(self, batch: Batch) -> tuple[Task, Task]:
+        """What the student is asked for by a batch that its voices never sang: now, and when the stage began."""
+        start = self.start[1]
+        assert isinstance(start, Conditioner)
+        mel, loudness, none = torch.from_numpy(batch.mel), torch.from_numpy(batch.loudness), torch.zeros(())
         with torch.no_grad():
-            heard = hear(conditioner, batch, self.content, generator, plain=True)
-            return one_step(student, Task.of(heard, batch), noise)
+            content = self.conditioner.encoder.whiten(encoded(self.conditioner, torch.from_numpy(batch.features)))
+            before = conditioned(start, content, mel, loudness, batch, none)
+        return Task.of(conditioned(self.conditioner, content, mel, loudness, batch, none), batch), Task.of(before, batch)
 
     def elsewhere(self, task: Task, rng: np.random.Generator, noise: Tensor) -> Tensor:
         """How far the student is from what it was, in the unit of the noise, at the times that one step does not use."""
@@ -158,6 +166,18 @@ class Game(nn.Module):
 def one_step(student: Denoiser, task: Task, noise: Tensor) -> Tensor:
     """The mel that one step makes of noise [batch, T, bins] of unit variance, as in a song."""
     return denoising(student, task)(TEMPERATURE * student.config.scale * noise, torch.ones(len(noise)))
+
+
+def sounding(batch: Batch) -> Tensor:
+    """[batch, T]: 1 where something is sung, and not far below the loudest of its crop; else 0."""
+    loud = batch.loudness > batch.loudness.max(1, keepdims=True) - AUDIBLE
+    return torch.from_numpy((loud & (batch.voiced > 0.5)).astype(np.float32))
+
+
+def changed(made: Tensor, before: Tensor, sung: Tensor) -> Tensor:
+    """How far a conversion is from what it was, in nepers: in broad bands, and between the notes in everything."""
+    between = torch.abs(made - before).mean(2)[sung == 0].sum() / sung.numel()
+    return NEPERS * (torch.abs(broad(made - before)).mean() + BETWEEN * between)
 
 
 def broad(mel: Tensor) -> Tensor:
@@ -198,6 +218,8 @@ def play(
         state |= {"denoiser": averages[0].state_dict(), "conditioner": averages[1].state_dict()}
         save(path, state | {"sizes": asdict(game.student.config), "steps": 1})
 
+    starting = game.start[0]
+    assert isinstance(starting, Denoiser)
     saved, losses = time.monotonic(), []
     while step < steps:
         rng = np.random.default_rng([config.seed, step])
@@ -214,28 +236,31 @@ def play(
 
         heard = hear(game.conditioner, own, game.content, generator)
         task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
-        asked = Task.of(hear(game.conditioner, moved, game.content, generator, plain=True), moved)
+        asked, asked_before = game.other_people(moved)
         rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
-        before = game.before(moved, generator, second)
+        with torch.no_grad():
+            before = one_step(starting, asked_before, second)
         made = torch.cat([rebuilt, converted])
+        sung = sounding(own)
+        all_sung = torch.cat([sung, sounding(moved)])
         speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
 
         # Recordings count as often as what is made, though there are half as many.
-        lost = discriminator_loss(recorded=game.judges(task.x, speaker), made=game.judges(made.detach(), both))
+        lost = discriminator_loss(recorded=game.judges(task.x, sung, speaker), made=game.judges(made.detach(), all_sung, both))
         opponent.zero_grad(set_to_none=True)
         lost.backward()
         opponent.step()
 
         game.judges.requires_grad_(False)
-        verdicts = game.judges(made, both)
+        verdicts = game.judges(made, all_sung, both)
         with torch.no_grad():
-            real = game.judges(task.x, speaker)
+            real = game.judges(task.x, sung, speaker)
         same = [Verdict(v.scores[: config.batch], [f[: config.batch] for f in v.features]) for v in verdicts]
         won = generator_loss(made=verdicts) / len(verdicts)
         alike = feature_loss(recorded=real, made=same) / len(verdicts)
         near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
         coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
-        kept = torch.abs(broad(converted - before)).mean() * NEPERS
+        kept = changed(converted, before, all_sung[config.batch :])
         few = slice(0, config.batch // 4)
         other = game.elsewhere(task.rows(few), rng, first[few])
         game.judges.requires_grad_(True)

@@ -125,10 +125,7 @@ def hear(
             first, second = torch.where(swap, other, features), torch.where(swap, features, other)
             features = disturbed(torch.cat([first, second[count - config.paired :]]), generator)
             mel, loudness = at_other_level(mel, loudness, config.gain, generator)
-        heard = model.encoder.normalise(features.to(device))[:, MEAN_FRAMES:-MEAN_FRAMES]
-    with half_precision(device):
-        content = model.encoder.encode(heard)
-    content = content.float()
+    content = encoded(model, features)
     if config.paired and not plain:  # the encoder is learning
         content, pair = model.encoder.whiten.fit(content).split([count, config.paired])
         weight = frame_weight(loudness[count - config.paired :])[..., None].to(device)
@@ -138,6 +135,15 @@ def hear(
     if not plain:
         content = model.disturb(content)
     return conditioned(model, content, mel, loudness, batch, agreement)
+
+
+def encoded(model: Conditioner, features: Tensor) -> Tensor:
+    """Content features [batch, T + 2 * MEAN_FRAMES, BANDS] -> what the encoder gives for the inner frames, not yet whitened."""
+    device = model.voices.weight.device
+    with torch.no_grad():
+        heard = model.encoder.normalise(features.to(device))[:, MEAN_FRAMES:-MEAN_FRAMES]
+    with half_precision(device):
+        return model.encoder.encode(heard).float()
 
 
 def at_other_level(mel: Tensor, loudness: Tensor, gain: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:

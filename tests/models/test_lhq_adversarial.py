@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("onnx")
 
 from lhq_training import BLOCKS, CONTENT, write_takes  # noqa: E402
 
-from models.lhq.adversarial import AdversarialConfig, Game, Judges, Losses, broad, in_voices, pitch_range_hz, play  # noqa: E402
+from models.lhq.adversarial import AdversarialConfig, Game, Judges, Losses, changed, in_voices, pitch_range_hz, play, sounding  # noqa: E402
 from models.lhq.bank import finished  # noqa: E402
 from models.lhq.content import MEAN_FRAMES, Conditioner  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
@@ -60,11 +61,23 @@ def test_a_range_leaves_out_what_was_shifted_and_what_was_held_out(takes: Takes)
     assert pitch_range_hz(takes, "a") == (200.0, 200.0)
 
 
-def test_detail_may_change_and_broad_bands_may_not() -> None:
-    mel = torch.randn(2, 32, 100, generator=torch.Generator().manual_seed(1))
-    detail = torch.tensor([1.0, -1.0]).repeat(16)[:, None]  # from frame to frame
-    torch.testing.assert_close(broad(mel + detail), broad(mel))
-    torch.testing.assert_close(broad(mel + 0.25), broad(mel) + 0.25)
+def test_in_notes_detail_may_change_and_broad_bands_may_not_and_nothing_between_them() -> None:
+    mel, sung = torch.randn(2, 32, 100, generator=torch.Generator().manual_seed(1)), torch.ones(2, 32)
+    detail = torch.tensor([0.1, -0.1]).repeat(16)[:, None]  # from frame to frame
+    neper = -math.log(1e-5) / 2  # of amplitude, in a unit of normalised mel, whose two units are 100 dB
+    assert changed(mel + detail, mel, sung).item() < 1e-5
+    assert changed(mel + 0.1, mel, sung).item() == pytest.approx(0.1 * neper, rel=1e-4)
+    sung[:, 24:] = 0
+    assert changed(mel + detail, mel, sung).item() > 0.1 * neper / 4
+
+
+def test_what_is_neither_voiced_nor_audible_is_not_sung(takes: Takes) -> None:
+    batch = takes.batch(np.random.default_rng(1), 3, 32, MEAN_FRAMES, helpers=0.0, shifted=0.0)
+    voiced, loudness = np.ones((3, 32), np.float32), np.full((3, 32), -3.0, np.float32)
+    voiced[0, :8], loudness[1, 8:16] = 0, -3.0 - 41 / 8.686  # 41 dB below the rest
+    expected = np.ones((3, 32), np.float32)
+    expected[0, :8], expected[1, 8:16] = 0, 0
+    assert np.array_equal(sounding(replace(batch, voiced=voiced, loudness=loudness)).numpy(), expected)
 
 
 def test_the_student_is_held_at_the_times_that_one_step_does_not_use(takes: Takes) -> None:
@@ -80,10 +93,20 @@ def test_the_student_is_held_at_the_times_that_one_step_does_not_use(takes: Take
 
 def test_judges_know_whose_voice_it_is() -> None:
     torch.manual_seed(1)
-    judges, mel = Judges(2), torch.rand(1, 32, 100) - 1
-    first, second = (judges(mel, torch.tensor([number])) for number in (0, 1))
+    judges, mel, sung = Judges(2), torch.rand(1, 32, 100) - 1, torch.ones(1, 32)
+    first, second = (judges(mel, sung, torch.tensor([number])) for number in (0, 1))
     for one, other in zip(first, second, strict=True):
         assert not torch.allclose(one.scores, other.scores)
+
+
+def test_judges_see_nothing_of_what_is_not_sung() -> None:
+    torch.manual_seed(1)
+    judges, mel, sung, speaker = Judges(2), torch.rand(1, 32, 100) - 1, torch.ones(1, 32), torch.tensor([0])
+    sung[:, 12:20] = 0
+    other = mel.clone()
+    other[:, 12:20] = torch.rand(1, 8, 100) - 1
+    for one, same in zip(judges(mel, sung, speaker), judges(other, sung, speaker), strict=True):
+        assert torch.equal(one.scores, same.scores)
 
 
 def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_path: Path) -> None:
