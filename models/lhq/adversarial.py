@@ -44,6 +44,7 @@ from models.lhq.train_content import ContentTraining, conditioned, encoded, hear
 from models.lhq.train_denoiser import load_result
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
+from models.source_filter.adversarial import into_range
 from models.source_filter.data import read_table
 from models.source_filter.train import save
 
@@ -52,7 +53,6 @@ POOLS = ((1, 1), (1, 2), (4, 2))  # bins and frames that become one, for each ju
 BROAD = (5, 4)  # bins and frames over which a conversion must stay what it was: formants and syllables
 BETWEEN = 6.0  # weight of the frames in which nothing is sung
 AUDIBLE = 4.0  # nepers: 35 dB
-LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,8 @@ class Judges(Discriminators):
 def in_voices(
     batch: Batch, speaker: NDArray[np.int64], ranges: list[tuple[float, float]], rng: np.random.Generator
 ) -> Batch:
-    """The batch as the voices `speaker` [batch] are to sing it, each moved in pitch to anywhere in its voice's range.
-
-    Out of the range no recording of the voice exists, and every pitch would be given away by itself.
-    """
-    f0 = batch.f0.copy()
-    for row, number in enumerate(speaker):
-        low, high = ranges[number]
-        voiced = batch.voiced[row] > 0.5
-        middle = float(np.median(f0[row, voiced])) if voiced.any() else 150.0
-        wanted = low * (high / low) ** rng.uniform(0.25, 0.75)
-        f0[row] = np.clip(f0[row] * wanted / middle, LOWEST_HZ, HIGHEST_HZ)
+    """The batch as the voices `speaker` [batch] are to sing it."""
+    f0 = into_range(batch.f0, batch.voiced, ranges, speaker, rng)
     return replace(batch, f0=f0, speaker=speaker, shift=np.zeros_like(batch.shift))
 
 

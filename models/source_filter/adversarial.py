@@ -37,6 +37,7 @@ from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, 
 CHECKPOINT = "adversarial.pt"
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
 BANDS = 96
+LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0  # of a pitch that is moved
 LEAST_AMPLITUDE = 1e-4  # of a band, 80 dB under full scale
 
 
@@ -147,21 +148,25 @@ class Game(nn.Module):
         return total
 
 
-def transposed(
-    crop: Crop, ranges: list[tuple[float, float]], speaker: NDArray[np.int64], rng: np.random.Generator
-) -> Crop:
-    """The crop with each pitch moved into the range of the voice that is to speak, to anywhere in it.
+def into_range(
+    f0: NDArray[np.float32],
+    voicing: NDArray[np.float32],
+    ranges: list[tuple[float, float]],
+    speaker: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Pitches [batch, T] in Hz, each row's moved as a whole into the range of the voice that is to speak, to anywhere in it.
 
     Out of the range no recording of the voice exists, and every pitch would be given away by itself.
     """
-    f0 = crop.f0.copy()
+    moved = f0.copy()
     for row, number in enumerate(speaker):
         low, high = ranges[number]
-        voiced = crop.voicing[row] > 0.5
+        voiced = voicing[row] > 0.5
         middle = float(np.median(f0[row, voiced])) if voiced.any() else 150.0
-        wanted = np.exp(rng.uniform(np.log(low) * 0.75 + np.log(high) * 0.25, np.log(low) * 0.25 + np.log(high) * 0.75))
-        f0[row] = np.clip(f0[row] * wanted / middle, 50.0, 1_200.0)
-    return replace(crop, f0=f0)
+        wanted = low * (high / low) ** rng.uniform(0.25, 0.75)
+        moved[row] = np.clip(f0[row] * wanted / middle, LOWEST_HZ, HIGHEST_HZ)
+    return moved
 
 
 def play(
@@ -213,7 +218,7 @@ def play(
         own = recordings.crop(rng, config.batch, chunks, 0.0)
         others = recordings.crop(rng, config.batch, chunks, 0.8)
         target = rng.integers(len(recordings.voices), size=config.batch)
-        moved = transposed(others, ranges, target, rng)
+        moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
         rebuilt = game.convert(own, own.speaker, generator, disturbed=True)
         converted = game.convert(moved, target, generator, disturbed=False)
         piece = slice(start * HOP, start * HOP + rebuilt.shape[1])

@@ -43,17 +43,14 @@ def game() -> Game:
     return Game(student, Conditioner(CONTENT), 2, LISTENING, GAME)
 
 
-def test_other_people_are_moved_into_the_range_of_the_voice_in_whose_stead_they_sing(takes: Takes) -> None:
+def test_other_people_sing_in_the_range_of_the_voice_in_whose_stead_they_do(takes: Takes) -> None:
     batch = takes.batch(np.random.default_rng(1), 6, 32, MEAN_FRAMES, helpers=1.0, shifted=0.0)
-    batch = replace(batch, f0=batch.f0 * np.linspace(0.8, 1.2, 32, dtype=np.float32))
     ranges, target = [(90.0, 180.0), (300.0, 1_000.0)], np.array([0, 1, 0, 1, 0, 1])
     moved = in_voices(batch, target, ranges, np.random.default_rng(2))
-    assert np.array_equal(moved.speaker, target)
+    assert np.array_equal(moved.speaker, target) and not moved.shift.any()
     for row, number in enumerate(target):
         low, high = ranges[number]
         assert low < np.median(moved.f0[row]) < high
-        ratio = moved.f0[row] / batch.f0[row]  # a transposition: the melody stays
-        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
 
 
 def test_a_range_leaves_out_what_was_shifted_and_what_was_held_out(takes: Takes) -> None:
