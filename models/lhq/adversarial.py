@@ -69,6 +69,7 @@ class AdversarialConfig:
     features: float
     kept: float
     others: float
+    held: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,11 @@ def one_step(student: Denoiser, task: Task, noise: Tensor) -> Tensor:
     return denoising(student, task)(TEMPERATURE * student.config.scale * noise, torch.ones(len(noise)))
 
 
-def sounding(batch: Batch) -> Tensor:
-    """[batch, T]: 1 where something is sung, and not far below the loudest of its crop; else 0."""
+def sounding(batch: Batch, held: list[int]) -> Tensor:
+    """[batch, T]: 1 where something is sung by a voice that is not held, and not far below the loudest of its crop; else 0."""
     loud = batch.loudness > batch.loudness.max(1, keepdims=True) - AUDIBLE
-    return torch.from_numpy((loud & (batch.voiced > 0.5)).astype(np.float32))
+    free = ~np.isin(batch.speaker, held)[:, None]
+    return torch.from_numpy((loud & free & (batch.voiced > 0.5)).astype(np.float32))
 
 
 def changed(made: Tensor, before: Tensor, sung: Tensor) -> Tensor:
@@ -194,6 +196,7 @@ def play(
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
+    held = [takes.voices.index(voice) for voice in config.held]
     step, path = 0, work / f"sharp-{name}"
     parts: dict[str, Any] = {"game": game, "optimiser": optimiser, "opponent": opponent}
     if path.exists():
@@ -232,8 +235,8 @@ def play(
         with torch.no_grad():
             before = one_step(starting, asked_before, second)
         made = torch.cat([rebuilt, converted])
-        sung = sounding(own)
-        all_sung = torch.cat([sung, sounding(moved)])
+        sung = sounding(own, held)
+        all_sung = torch.cat([sung, sounding(moved, held)])
         speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
 
         # Recordings count as often as what is made, though there are half as many.

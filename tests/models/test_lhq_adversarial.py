@@ -27,7 +27,17 @@ torch.set_num_threads(1)
 SIZES = DenoiserConfig(0.1, width=32, heads=2, time=16, blocks=BLOCKS)
 LISTENING = ContentTraining(1, 4, 32, 0.25, 0.3, 2, 1e-3, 0.9, 0.4, (-1.0, 0.5))
 GAME = AdversarialConfig(
-    seed=5, batch=4, frames=32, shifted=0.0, learning_rate=2e-3, average=0.5, adversarial=0.1, features=0.2, kept=0.3, others=0.5
+    seed=5,
+    batch=4,
+    frames=32,
+    shifted=0.0,
+    learning_rate=2e-3,
+    average=0.5,
+    adversarial=0.1,
+    features=0.2,
+    kept=0.3,
+    others=0.5,
+    held=(),
 )
 
 
@@ -74,7 +84,10 @@ def test_what_is_neither_voiced_nor_audible_is_not_sung(takes: Takes) -> None:
     voiced[0, :8], loudness[1, 8:16] = 0, -3.0 - 41 / 8.686  # 41 dB below the rest
     expected = np.ones((3, 32), np.float32)
     expected[0, :8], expected[1, 8:16] = 0, 0
-    assert np.array_equal(sounding(replace(batch, voiced=voiced, loudness=loudness)).numpy(), expected)
+    batch = replace(batch, voiced=voiced, loudness=loudness, speaker=np.array([0, 0, 1]))
+    assert np.array_equal(sounding(batch, []).numpy(), expected)
+    expected[2] = 0
+    assert np.array_equal(sounding(batch, [1]).numpy(), expected)
 
 
 def test_the_student_is_held_at_the_times_that_one_step_does_not_use(takes: Takes) -> None:
