@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from lhq_training import BLOCKS, CONTENT, write_takes  # noqa: E402
 
 from models.lhq.adversarial import AdversarialConfig, Game, Judges, Losses, changed, in_voices, pitch_range_hz, play, sounding  # noqa: E402
 from models.lhq.bank import finished  # noqa: E402
+from models.lhq.blend import blend  # noqa: E402
 from models.lhq.content import MEAN_FRAMES, Conditioner  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
 from models.lhq.denoiser import Denoiser, DenoiserConfig  # noqa: E402
@@ -141,3 +142,24 @@ def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_pa
     changed = {name for name, value in its.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and not any(name.startswith("encoder") for name in changed)
     assert "condition.enter.weight" in changed and "voices.weight" in changed
+
+
+def test_a_blend_lies_between_two_students_and_refuses_others(tmp_path: Path) -> None:
+    both = [game() for _ in range(2)]
+    with torch.no_grad():
+        for value in [*both[1].student.parameters(), *both[1].conditioner.parameters()]:
+            value += 1
+    for number, one in enumerate(both):
+        state = {"denoiser": one.student.state_dict(), "conditioner": one.conditioner.state_dict(), "steps": 1}
+        torch.save(state | {"sizes": asdict(SIZES)}, tmp_path / f"{number}.pt")
+    torch.save(blend(tmp_path / "0.pt", tmp_path / "1.pt", 0.25), tmp_path / "blend.pt")
+    denoiser, conditioner = load_result(tmp_path / "blend.pt", Conditioner(CONTENT))
+    for blended, first in zip(
+        [*denoiser.parameters(), *conditioner.parameters()],
+        [*both[0].student.parameters(), *both[0].conditioner.parameters()],
+        strict=True,
+    ):
+        torch.testing.assert_close(blended, first + 0.25)
+    torch.save(torch.load(tmp_path / "1.pt", weights_only=True) | {"sizes": {}}, tmp_path / "1.pt")
+    with pytest.raises(ValueError, match="of one structure"):
+        blend(tmp_path / "0.pt", tmp_path / "1.pt", 0.25)
