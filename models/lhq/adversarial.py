@@ -43,8 +43,8 @@ from models.lhq.train_content import CHECKPOINT as CONTENT
 from models.lhq.train_content import ContentTraining, conditioned, encoded, hear, mel_loss
 from models.lhq.train_denoiser import load_result
 from models.llvc.discriminators import Discriminators, Verdict
-from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
-from models.source_filter.adversarial import into_range
+from models.llvc.losses import discriminator_loss
+from models.source_filter.adversarial import into_range, makers_losses
 from models.source_filter.data import read_table
 from models.source_filter.train import save
 
@@ -196,7 +196,7 @@ def play(
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
-    held = [takes.voices.index(voice) for voice in config.held]
+    held = [takes.voices.index(voice) for voice in config.held if voice in takes.voices]  # other recordings have other voices
     step, path = 0, work / f"sharp-{name}"
     parts: dict[str, Any] = {"game": game, "optimiser": optimiser, "opponent": opponent}
     if path.exists():
@@ -249,9 +249,7 @@ def play(
         verdicts = game.judges(made, all_sung, both)
         with torch.no_grad():
             real = game.judges(task.x, sung, speaker)
-        same = [Verdict(v.scores[: config.batch], [f[: config.batch] for f in v.features]) for v in verdicts]
-        won = generator_loss(made=verdicts) / len(verdicts)
-        alike = feature_loss(recorded=real, made=same) / len(verdicts)
+        won, alike = makers_losses(verdicts, real)
         near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
         coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
         kept = changed(converted, before, all_sung[config.batch :])

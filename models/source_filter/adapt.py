@@ -120,11 +120,12 @@ def train_voice(
         sharpening = AdversarialConfig(**read_table(recipe.with_name("bank.toml"), "adversarial"))
         game = Game(trained.network, trained.prior, 1, config, sharpening)
         started = time.monotonic()
+        first = torch.load(work / SHARP, weights_only=True)["step"] if (work / SHARP).exists() else 0
 
         def sharpened(step: int, now: Losses) -> None:
             nonlocal losses
             losses = held_out_loss(game.trainer.network, trained.prior, config, recordings)
-            left = (time.monotonic() - started) / step * (sharp - step)
+            left = (time.monotonic() - started) / (step - first) * (sharp - step)
             progress(TrainingProgress(plain + step, total, now.spectral, losses, min(left, began + seconds - time.monotonic())))
 
         play(recordings, game, work, sharp, sharpened, stop_at=began + seconds)

@@ -169,6 +169,16 @@ def into_range(
     return moved
 
 
+def makers_losses(made: list[Verdict], real: list[Verdict]) -> tuple[Tensor, Tensor]:
+    """The generator's loss and that of feature matching, means over the judges.
+
+    Of what is made the first rows are reconstructions of the recordings `real`; the conversions after them have none to match.
+    """
+    count = len(real[0].scores)
+    rebuilt = [Verdict(v.scores[:count], [f[:count] for f in v.features]) for v in made]
+    return generator_loss(made=made) / len(made), feature_loss(recorded=real, made=rebuilt) / len(made)
+
+
 def play(
     recordings: Recordings,
     game: Game,
@@ -236,9 +246,7 @@ def play(
         verdicts = judges(made, both)
         with torch.no_grad():
             real = judges(recorded, speaker)
-        same = [Verdict(v.scores[: config.batch], [f[: config.batch] for f in v.features]) for v in verdicts]
-        won = generator_loss(made=verdicts) / len(verdicts)
-        alike = feature_loss(recorded=real, made=same) / len(verdicts)
+        won, alike = makers_losses(verdicts, real)
         near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
         kept = game.kept(source, converted)
         judges.requires_grad_(True)

@@ -38,7 +38,7 @@ GAME = AdversarialConfig(
     features=0.2,
     kept=0.3,
     others=0.5,
-    held=(),
+    held=("nobody",),  # a recipe may name voices that these recordings lack
 )
 
 
