@@ -3,9 +3,9 @@
 A student answers noise at once, and what is left of its teacher's choices is near their mean: spectra smoother than any recording,
 in which a voice is hard to know. Here it goes on training, with the condition network, against discriminators of spectrograms, as
 in adversarial diffusion distillation (Sauer et al. 2023): on takes of the voices, which a recording exists for, and on other
-people's in their stead, which it does not. Those must stay, in broad bands, what they were when the stage began. The encoder
-learns nothing, so nothing more of the singer gets through; and at the times that one step does not use, the student stays what it
-was.
+people's in their stead, which it does not. Those have to be heard by a speech recogniser as their sources are (`Words`): what the
+encoder tells, and what is made of it, are the words. In broad bands, and where nothing sounds, they must stay what they were when
+the stage began; and at the times that one step does not use, the student stays what it was.
 
     python -m models.lhq.adversarial --work FOLDER [--size mobile] [--steps N]
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from models.image_judge import ImageJudge
+from models.lhq.bands import BandsOfMel
 from models.lhq.bank import STUDENTS
 from models.lhq.content import MEAN_FRAMES, Conditioner, load_content
 from models.lhq.data import Batch, Takes
@@ -47,12 +48,14 @@ from models.llvc.losses import discriminator_loss
 from models.source_filter.adversarial import into_range, makers_losses
 from models.source_filter.data import read_table
 from models.source_filter.train import save
+from models.words import CHANNELS, Words, distance, said
 
 NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel
 POOLS = ((1, 1), (1, 2), (4, 2))  # bins and frames that become one, for each judge: detail, movement, the broad envelope
 BROAD = (5, 4)  # bins and frames over which a conversion must stay what it was: formants and syllables
 BETWEEN = 6.0  # weight of the frames in which nothing is sung
 AUDIBLE = 4.0  # nepers: 35 dB
+SILENT = 5.5  # nepers: a consonant is louder than 48 dB under its vowel
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class AdversarialConfig:
     adversarial: float
     features: float
     kept: float
+    words: float
+    told: float
     others: float
     held: tuple[str, ...]
 
@@ -80,6 +85,9 @@ class Losses:
     adversarial: float
     features: float
     kept: float
+    words: float
+    told: float
+    agreement: float
     others: float
     discriminators: float
 
@@ -119,29 +127,57 @@ class Game(nn.Module):
     """Both sides: student and condition network, which learn, their judges, and what the two were in the beginning."""
 
     def __init__(
-        self, student: Denoiser, conditioner: Conditioner, voices: int, content: ContentTraining, config: AdversarialConfig
+        self,
+        student: Denoiser,
+        conditioner: Conditioner,
+        voices: int,
+        content: ContentTraining,
+        config: AdversarialConfig,
+        words: Words | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.content = replace(content, paired=0)  # the encoder learns nothing
+        # Without words the encoder learns nothing. In a tuple: those that hear them are nobody's to train or to save.
+        self.words = None if words is None else (words, BandsOfMel())
+        self.teller = None if words is None else nn.Linear(conditioner.config.content, CHANNELS)
+        self.content = content if words else replace(content, paired=0)
         self.start = copy.deepcopy(nn.ModuleList([student, conditioner])).requires_grad_(False)
         self.student, self.conditioner = student.requires_grad_(True), conditioner.requires_grad_(True)
-        conditioner.encoder.requires_grad_(False)
+        conditioner.encoder.requires_grad_(words is not None)
         self.judges = Judges(voices)
 
     def learners(self) -> list[nn.Module]:
         """What the stage is for."""
         return [self.student, self.conditioner]
 
-    def other_people(self, batch: Batch) -> tuple[Task, Task]:
-        """What the student is asked for by a batch that its voices never sang: now, and when the stage began."""
+    def other_people(self, batch: Batch) -> tuple[Task, Task, Tensor]:
+        """What the student is asked for by a batch that its voices never sang, now and when the stage began; and its content."""
         start = self.start[1]
         assert isinstance(start, Conditioner)
         mel, loudness, none = torch.from_numpy(batch.mel), torch.from_numpy(batch.loudness), torch.zeros(())
+        features = torch.from_numpy(batch.features)
+        content = self.conditioner.encoder.whiten(encoded(self.conditioner, features))
         with torch.no_grad():
-            content = self.conditioner.encoder.whiten(encoded(self.conditioner, torch.from_numpy(batch.features)))
-            before = conditioned(start, content, mel, loudness, batch, none)
-        return Task.of(conditioned(self.conditioner, content, mel, loudness, batch, none), batch), Task.of(before, batch)
+            before = conditioned(start, start.encoder.whiten(encoded(start, features)), mel, loudness, batch, none)
+        now = conditioned(self.conditioner, content, mel, loudness, batch, none)
+        # Here the coarse mel has no recording to learn from, only what is made on top of it.
+        return replace(Task.of(now, batch), coarse=now.coarse), Task.of(before, batch), content
+
+    def heard(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """What is said in a mel [batch, T, bins], and where anything is."""
+        assert self.words
+        words, bands = self.words
+        power = bands(mel)
+        return words(power), said(power)
+
+    def words_lost(self, source: Tensor, made: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+        """How far from what is said in a source, mel [batch, T, bins], are what is said in its conversion, and what its content
+        [batch, T, content] tells."""
+        assert self.teller
+        with torch.no_grad():
+            wanted, weight = self.heard(source)
+        told = self.teller(self.conditioner.disturb(content))[:, ::2]
+        return distance(self.heard(made)[0], wanted, weight), distance(told, wanted, weight)
 
     def elsewhere(self, task: Task, rng: np.random.Generator, noise: Tensor) -> Tensor:
         """How far the student is from what it was, in the unit of the noise, at the times that one step does not use."""
@@ -160,16 +196,21 @@ def one_step(student: Denoiser, task: Task, noise: Tensor) -> Tensor:
     return denoising(student, task)(TEMPERATURE * student.config.scale * noise, torch.ones(len(noise)))
 
 
+def audible(batch: Batch, range_nepers: float) -> NDArray[np.bool_]:
+    """[batch, T]: where it is not so far below the loudest of its crop."""
+    return np.asarray(batch.loudness > batch.loudness.max(1, keepdims=True) - range_nepers)
+
+
 def sounding(batch: Batch, held: list[int]) -> Tensor:
     """[batch, T]: 1 where something is sung by a voice that is not held, and not far below the loudest of its crop; else 0."""
-    loud = batch.loudness > batch.loudness.max(1, keepdims=True) - AUDIBLE
+    loud = audible(batch, AUDIBLE)
     free = ~np.isin(batch.speaker, held)[:, None]
     return torch.from_numpy((loud & free & (batch.voiced > 0.5)).astype(np.float32))
 
 
-def changed(made: Tensor, before: Tensor, sung: Tensor) -> Tensor:
-    """How far a conversion is from what it was, in nepers: in broad bands, and between the notes in everything."""
-    between = torch.abs(made - before).mean(2)[sung == 0].sum() / sung.numel()
+def changed(made: Tensor, before: Tensor, free: Tensor) -> Tensor:
+    """How far a conversion is from what it was, in nepers: in broad bands, and where it is not `free` in everything."""
+    between = torch.abs(made - before).mean(2)[free == 0].sum() / free.numel()
     return NEPERS * (torch.abs(broad(made - before)).mean() + BETWEEN * between)
 
 
@@ -193,6 +234,8 @@ def play(
     config = game.config
     averages = copy.deepcopy(game.learners())
     learning = [p for module in game.learners() for p in module.parameters() if p.requires_grad]
+    if game.teller:
+        learning += game.teller.parameters()
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
@@ -230,7 +273,7 @@ def play(
 
         heard = hear(game.conditioner, own, game.content, generator)
         task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
-        asked, asked_before = game.other_people(moved)
+        asked, asked_before, content = game.other_people(moved)
         rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
         with torch.no_grad():
             before = one_step(starting, asked_before, second)
@@ -252,12 +295,18 @@ def play(
         won, alike = makers_losses(verdicts, real)
         near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
         coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
-        kept = changed(converted, before, all_sung[config.batch :])
+        misheard, told = torch.zeros(()), torch.zeros(())
+        free = all_sung[config.batch :]
+        if game.words:
+            free = torch.from_numpy(audible(moved, SILENT))  # consonants are for whoever hears the words
+            misheard, told = game.words_lost(torch.from_numpy(others.mel), converted, content)
+        kept = changed(converted, before, free)
         few = slice(0, config.batch // 4)
         other = game.elsewhere(task.rows(few), rng, first[few])
         game.judges.requires_grad_(True)
         optimiser.zero_grad(set_to_none=True)
-        (near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other).backward()
+        total = near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other
+        (total + config.words * misheard + config.told * told + game.content.consistency * heard.agreement).backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         step += 1
@@ -265,7 +314,10 @@ def play(
             for average, trained in zip(averages, game.learners(), strict=True):
                 for slow, fast in zip(average.parameters(), trained.parameters(), strict=True):
                     slow.lerp_(fast, 1 - config.average)
-        losses.append([near.item(), won.item(), alike.item(), kept.item(), other.item(), lost.item() / len(verdicts)])
+                for held_now, now in zip(average.buffers(), trained.buffers(), strict=True):
+                    held_now.copy_(now)
+        row = (near, won, alike, kept, misheard, told, heard.agreement, other, lost / len(verdicts))
+        losses.append([loss.item() for loss in row])
         if step % report_every == 0 or step == steps:
             report(step, Losses(*np.mean(losses, 0).tolist()))
             losses = []
@@ -290,7 +342,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     conditioner = load_content(arguments.work / CONTENT)[0]
     name = STUDENTS[arguments.size]
-    game = Game(*load_result(arguments.work / name, conditioner), len(takes.voices), content, config)
+    game = Game(*load_result(arguments.work / name, conditioner), len(takes.voices), content, config, Words())
     began = time.monotonic()
 
     def report(step: int, losses: Losses) -> None:

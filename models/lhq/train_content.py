@@ -30,11 +30,10 @@ from models.lhq.features import FLOOR
 from models.lhq.mel import DEFAULT
 from models.lhq.mel import FLOOR as MEL_FLOOR
 from models.lhq.others import OtherVoices
-from models.source_filter.bank import load_checkpoint
 from models.source_filter.data import Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
 from models.source_filter.train import save, schedule
-from models.source_filter.weights import load_trained
+from models.source_filter.weights import load_checkpoint, load_trained
 
 CHECKPOINT = "content.pt"
 CORPORA = Path(__file__).parents[1] / "source_filter" / "bank.toml"

@@ -15,13 +15,13 @@ from models.pack import VoiceCard
 from models.schema import NAME_PATTERN
 from models.source_filter.adversarial import CHECKPOINT as SHARP
 from models.source_filter.adversarial import AdversarialConfig, Game, Losses, play
-from models.source_filter.bank import load_checkpoint, write_bank
+from models.source_filter.bank import write_bank
 from models.source_filter.data import Corpus, Recordings, audio_files, pack, read_table
 from models.source_filter.export import Tone
 from models.source_filter.features import SAMPLE_RATE
 from models.source_filter.network import Network
 from models.source_filter.train import CHECKPOINT, TrainingConfig, TrainingProgress, fit, held_out_loss
-from models.source_filter.weights import Trained, load_trained
+from models.source_filter.weights import Trained, load_checkpoint, load_trained
 
 DEFAULT_STEPS = 2_000
 SHARPENED = 0.3  # share of the steps that are taken against discriminators, each of which ...

@@ -2,12 +2,16 @@
 
 A regression gives the mean of all envelopes that fit the content, smoother than any of them. Here the decoder goes on training
 against discriminators that see spectrograms of the target's recordings and of what the converter makes: reconstructions of
-them, which a recording exists for, and conversions of other people, which it does not. The encoder stays as it is, so that
-nothing more of the source can get through, and what it hears in a conversion has to be what it heard in the source.
+them, which a recording exists for, and conversions of other people, which it does not.
+
+With nobody who hears the words (`Words`) the encoder stays as it is, so that nothing more of the source can get through, and what
+it hears in a conversion has to be what it heard in the source. With somebody, a conversion has to be heard as its source is, and
+the encoder learns, too: what comes through its bottleneck is to tell the words.
 
     python -m models.source_filter.adversarial --work FOLDER [--steps N]
 
-reads checkpoint.pt of `models.source_filter.train` in FOLDER and writes adversarial.pt beside it.
+reads checkpoint.pt of `models.source_filter.train` in FOLDER, or without one goes on from the shipped base, and writes
+adversarial.pt beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +34,13 @@ from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter.data import Crop, Recordings, read_table
 from models.source_filter.disturb import disturb
-from models.source_filter.features import HOP, SAMPLE_RATE, frame, split_loudness
-from models.source_filter.network import Network, NetworkConfig
+from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE, frame, split_loudness
+from models.source_filter.network import Network
 from models.source_filter.train import CHECKPOINT as PLAIN
 from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
+from models.source_filter.weights import Trained, load_checkpoint, load_trained
+from models.whisper import BandPower
+from models.words import CHANNELS, FRAME_S, Words, distance, said
 
 CHECKPOINT = "adversarial.pt"
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
@@ -53,6 +61,9 @@ class AdversarialConfig:
     adversarial: float
     features: float
     content: float
+    helpers: float
+    words: float
+    told: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Losses:
     features: float
     content: float
     discriminators: float
+    agreement: float
+    told: float
 
 
 class Spectrogram(ImageJudge):
@@ -105,28 +118,76 @@ class Judges(Discriminators):
 
 
 class Game(nn.Module):
-    """Both sides: the converter, of which only the decoder and the voices learn, and its judges."""
+    """Both sides: the converter, of which only the decoder and the voices learn where nobody hears the words, and its judges."""
 
-    def __init__(self, network: Network, prior: Tensor, voices: int, training: TrainingConfig, config: AdversarialConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        prior: Tensor,
+        voices: int,
+        training: TrainingConfig,
+        config: AdversarialConfig,
+        words: Words | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.trainer = Trainer(network, training)
         self.trainer.mean.prior.copy_(prior)
-        network.encoder.requires_grad_(False)
+        network.encoder.requires_grad_(words is not None)
         self.judges = Judges(voices)
+        # In a tuple: its weights are nobody's to train or to save.
+        self.words = None if words is None else (words, BandPower(SAMPLE_RATE))
+        self.teller = None if words is None else nn.Linear(network.config.content, CHANNELS)
 
-    def convert(self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool) -> Tensor:
-        """A crop in the voices `speaker` [batch], which may be its own -> audio [batch, samples], as `Trainer.synthesise`."""
+    def convert(
+        self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A crop in the voices `speaker` [batch], which may be its own -> audio [batch, samples], as `Trainer.synthesise`; its
+        content with the bottleneck's noise; and how far the contents of two disturbances of it are apart."""
         trainer, first = self.trainer, self.trainer.config.context_chunks
+        encoder, agreement = trainer.network.encoder, torch.zeros(())
         with torch.no_grad():
             energy = trainer.energy(frame(torch.from_numpy(crop.audio)))
             spectra, loudness, relative = trainer.normalised(energy)
-            if disturbed:
-                spectra, _, _ = trainer.normalised(disturb(energy, generator))
-            content = trainer.network.disturb(trainer.network.encoder(spectra[:, first:]))
+            views = [trainer.normalised(disturb(energy, generator))[0] if disturbed else spectra]
+            if disturbed and self.words:
+                views.append(trainer.normalised(disturb(energy, generator))[0])
+            heard = torch.cat(views)[:, first:]
+        if disturbed and self.words:
+            content, other = encoder.whiten.fit(encoder.encode(heard)).chunk(2)
+            agreement = (content - other).square().mean()
+        else:
+            content = encoder(heard)
+        content = trainer.network.disturb(content)
         hops = slice(2 * first, None)
         f0, voicing = torch.from_numpy(crop.f0)[:, hops], torch.from_numpy(crop.voicing)[:, hops]
-        return trainer.synthesise(content, f0, voicing, loudness[:, first:], relative[:, first:], speaker, generator)
+        made = trainer.synthesise(content, f0, voicing, loudness[:, first:], relative[:, first:], speaker, generator)
+        return made, content, agreement
+
+    def told(self, audio: Tensor, content: Tensor) -> Tensor:
+        """How far what the bottleneck tells of the words, chunk by chunk [batch, chunks, content], is from what is said in the
+        audio of these chunks."""
+        assert self.words and self.teller
+        words, bands = self.words
+        with torch.no_grad():
+            power = bands(audio)
+            wanted, weight = words(power), said(power)
+        # The middle of a frame of 20 ms, in chunks.
+        at = (torch.arange(wanted.shape[1]) * FRAME_S + FRAME_S / 4) * SAMPLE_RATE / CHUNK - 0.25
+        at = at.clamp(0, content.shape[1] - 1.001)
+        below = at.long()
+        tale = self.teller(content)
+        tale = torch.lerp(tale[:, below], tale[:, below + 1], (at - below)[None, :, None])
+        return distance(tale, wanted, weight)
+
+    def misheard(self, source: Tensor, made: Tensor) -> Tensor:
+        """How far what is said in a conversion [batch, samples] is from what is said in its source."""
+        assert self.words
+        words, bands = self.words
+        with torch.no_grad():
+            power = bands(source)
+            wanted, weight = words(power), said(power)
+        return distance(words(bands(made)), wanted, weight)
 
     def heard(self, audio: Tensor) -> Tensor:
         """What the encoder hears in a short piece [batch, samples]: content, from spectra against the piece's own mean."""
@@ -198,6 +259,8 @@ def play(
     network, judges = game.trainer.network, game.judges
     average = copy.deepcopy(network)
     learning = [p for p in network.parameters() if p.requires_grad]
+    if game.teller:
+        learning += game.teller.parameters()
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
@@ -210,9 +273,13 @@ def play(
         optimiser.load_state_dict(state["optimiser"])
         opponent.load_state_dict(state["opponent"])
         step = state["step"]
+        if game.teller:
+            game.teller.load_state_dict(state["teller"])
 
     def write() -> None:
-        state = {"network": network.state_dict(), "average": average.state_dict(), "judges": judges.state_dict(), "step": step}
+        state: dict[str, Any] = {"teller": game.teller.state_dict()} if game.teller else {}
+        state |= {"network": network.state_dict(), "average": average.state_dict(), "judges": judges.state_dict()}
+        state |= {"step": step}
         state |= {"optimiser": optimiser.state_dict(), "opponent": opponent.state_dict(), "prior": game.trainer.mean.prior}
         save(path, state | {"voices": recordings.voices, "speakers": len(recordings.speakers)})
 
@@ -225,19 +292,20 @@ def play(
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in (*optimiser.param_groups, *opponent.param_groups):
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
-        own = recordings.crop(rng, config.batch, chunks, 0.0)
+        own = recordings.crop(rng, config.batch, chunks, config.helpers if game.words else 0.0)
         others = recordings.crop(rng, config.batch, chunks, 0.8)
         target = rng.integers(len(recordings.voices), size=config.batch)
         moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
-        rebuilt = game.convert(own, own.speaker, generator, disturbed=True)
-        converted = game.convert(moved, target, generator, disturbed=False)
+        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True)
+        converted, _, _ = game.convert(moved, target, generator, disturbed=False)
         piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
         recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
-        speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
-        made = torch.cat([rebuilt, converted])
+        voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
+        speaker, both = torch.from_numpy(own.speaker[voiced]), torch.from_numpy(np.concatenate([own.speaker[voiced], target]))
+        made, judged = torch.cat([rebuilt[voiced], converted]), recorded[voiced]
 
         # Recordings count as often as what is made, though there are half as many.
-        lost = discriminator_loss(recorded=judges(recorded, speaker), made=judges(made.detach(), both))
+        lost = discriminator_loss(recorded=judges(judged, speaker), made=judges(made.detach(), both))
         opponent.zero_grad(set_to_none=True)
         lost.backward()
         opponent.step()
@@ -245,20 +313,32 @@ def play(
         judges.requires_grad_(False)
         verdicts = judges(made, both)
         with torch.no_grad():
-            real = judges(recorded, speaker)
+            real = judges(judged, speaker)
         won, alike = makers_losses(verdicts, real)
         near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
-        kept = game.kept(source, converted)
+        total = near + config.adversarial * won + config.features * alike
+        told = torch.zeros(())
+        if game.words:
+            heard = slice(training.context_chunks * CHUNK, None)
+            told = game.told(torch.from_numpy(own.audio[:, heard]), content)
+            kept = game.misheard(source, converted)
+            total = total + config.words * kept + config.told * told + training.consistency * agreement
+        else:
+            kept = game.kept(source, converted)
+            total = total + config.content * kept
         judges.requires_grad_(True)
         optimiser.zero_grad(set_to_none=True)
-        (near + config.adversarial * won + config.features * alike + config.content * kept).backward()
+        total.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         step += 1
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
                 slow.lerp_(fast, 1 - config.average)
-        losses.append([near.item(), won.item(), alike.item(), kept.item(), lost.item() / len(verdicts)])
+            for held, now in zip(average.buffers(), network.buffers(), strict=True):
+                held.copy_(now)
+        row = (near, won, alike, kept, lost / len(verdicts), agreement, told)
+        losses.append([loss.item() for loss in row])
         if step % report_every == 0 or step == steps:
             report(step, Losses(*np.mean(losses, 0).tolist()))
             losses = []
@@ -268,17 +348,26 @@ def play(
     write()
 
 
+def with_helpers(base: Trained, speakers: int) -> Trained:
+    """The base, which knows its voices alone, with embeddings for helping speakers: near the mean of the voices'."""
+    network = Network(replace(base.network.config, voices=speakers))
+    state = base.network.state_dict()
+    known = state["voices.weight"]
+    fresh = known.mean(0) + 0.3 * known.std() * torch.randn(speakers - len(known), known.shape[1])
+    network.load_state_dict(state | {"voices.weight": torch.cat([known, fresh])})
+    return Trained(network, base.prior, base.voices)
+
+
 def main() -> None:
     arguments = stage_parser("Sharpen a trained bank against discriminators.", 2_000).parse_args()
     torch.set_num_threads(arguments.threads)
     config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
     recordings = Recordings(arguments.work / "packed")
-    state = torch.load(arguments.work / PLAIN, weights_only=True)
     torch.manual_seed(config.seed)
-    network = Network(NetworkConfig(voices=state["speakers"]))
-    network.load_state_dict(state["average"])
+    plain = arguments.work / PLAIN
+    trained = load_checkpoint(plain) if plain.exists() else with_helpers(load_trained(), len(recordings.speakers))
     training = TrainingConfig(**read_table(arguments.recipe, "training"))
-    game = Game(network, state["prior"], len(recordings.voices), training, config)
+    game = Game(trained.network, trained.prior, len(recordings.voices), training, config, Words())
     began = time.monotonic()
 
     def report(step: int, losses: Losses) -> None:

@@ -10,23 +10,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.source_filter.data import Recordings, read_table
 from models.source_filter.export import Tone, export_stream
 from models.source_filter.features import SAMPLE_RATE
-from models.source_filter.network import Network, NetworkConfig
+from models.source_filter.network import Network
 from models.source_filter.tracker import load_tracker
-from models.source_filter.weights import Trained, save_trained
-
-
-def load_checkpoint(path: Path) -> Trained:
-    """The averaged network of a training run's checkpoint."""
-    state = torch.load(path, weights_only=True)
-    network = Network(NetworkConfig(voices=state["speakers"]))
-    network.load_state_dict(state["average"])
-    return Trained(network.eval(), state["prior"], state["voices"])
+from models.source_filter.weights import Trained, load_checkpoint, save_trained
 
 
 def targets_only(trained: Trained) -> Trained:

