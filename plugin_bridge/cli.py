@@ -526,7 +526,7 @@ def evaluate_voice(
         str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
     ] = "auto",
     dnsmos: Annotated[Path | None, typer.Option(metavar="sig_bak_ovr.onnx", help="The DNSMOS model of the DNS challenge.")] = None,
-    words: Annotated[bool, typer.Option("--words", help="Count misheard phones too, beside those after WORLD.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Count misheard phones and letters too, and WORLD's.")] = False,
     rooms: Annotated[bool, typer.Option("--rooms", help="With --refs: likeness under noise and in a room, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many recordings, spread over the folder.")] = None,
     engine: Annotated[str, typer.Option(help="stream, or song.")] = "stream",

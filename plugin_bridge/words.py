@@ -1,14 +1,19 @@
-"""Whether the words survive: the phones that a recogniser hears before and after.
+"""Whether the words survive: what two recognisers hear before and after.
 
 PocketSphinx, whose package holds its model, decodes single phones without a dictionary, so that it can be asked about any
-language and about singing. It is wrong often; what counts is how much more often than after WORLD's analysis and synthesis.
+language and about singing. It is wrong often, another throat alone confuses it; what counts is how much more often than after
+WORLD's analysis and synthesis. Whisper writes English down as a listener would, and is hardly ever wrong about what is clear.
 """
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyworld
 from numpy.typing import NDArray
+
+from models.whisper_weights import find_whisper
 
 SAMPLE_RATE = 16_000
 WEIGHTS = {"lw": 2.0, "pip": 0.3, "beam": 1e-20, "pbeam": 1e-20}  # as PocketSphinx' manual advises for phones alone
@@ -33,6 +38,25 @@ class PhoneRecogniser:
         decoder.end_utt()
         heard = [segment.word for segment in decoder.seg() or ()]
         return [phone for phone in heard if phone != "SIL" and not phone.startswith(("+", "(", "<"))]
+
+
+class LetterRecogniser:
+    """Whisper tiny.en. Driven from one thread. Raises ImportError, naming the package, where faster-whisper or the weights lack."""
+
+    def __init__(self) -> None:
+        from faster_whisper import WhisperModel
+
+        self._model = WhisperModel(str(find_whisper()), device="cpu", compute_type="float32", cpu_threads=1)
+
+    def letters(self, audio: NDArray[np.float32]) -> list[str]:
+        """What is written down of `audio` [n] at 16 kHz: small letters, with a space between words."""
+        if not len(audio):
+            return []
+        # At once and without a guess at random where it is unsure: the same audio gives the same letters.
+        segments, _ = self._model.transcribe(
+            audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, without_timestamps=True
+        )
+        return list(" ".join(re.findall(r"[a-z0-9']+", " ".join(segment.text for segment in segments).lower())))
 
 
 def error_rate(wanted: list[str], heard: list[str]) -> float:

@@ -93,7 +93,7 @@ def write_base(work: Path, pack: VoicePack, out: Path) -> None:
     """The networks of a work folder that new voices begin with; `pack` is the one written from it, whose encoder they hear."""
     names = [card.name for card in pack.manifest.voices]
     conditioner, trained = load_content(work / CONTENT)
-    student, conditioner = load_result(work / STUDENTS["lhq"], Conditioner(conditioner.config))
+    student, conditioner = load_result(work / finished(work, "lhq"), Conditioner(conditioner.config))
     conditioning = Conditioning(replace(conditioner.config, voices=len(names)))
     conditioning.condition.load_state_dict(conditioner.condition.state_dict())
     with torch.no_grad():

