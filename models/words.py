@@ -69,6 +69,20 @@ def distance(made: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     return mean
 
 
+class WordsLost(nn.Module):
+    """How far what is said in a conversion is from what is said in its source, both [batch, samples] at the rate of `bands`."""
+
+    def __init__(self, words: Words, bands: BandPower) -> None:
+        super().__init__()
+        self.words, self.bands = words, bands
+
+    def forward(self, source: Tensor, made: Tensor) -> Tensor:
+        with torch.no_grad():
+            power = self.bands(source)
+            wanted, weight = self.words(power), said(power)
+        return distance(self.words(self.bands(made)), wanted, weight)
+
+
 def from_another_throat(audio: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
     """Audio [n] at 16 kHz, its pitch and its formants moved by WORLD (Morise 2016)."""
     hz, times_s = pyworld.dio(audio, RATE)

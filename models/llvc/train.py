@@ -27,6 +27,8 @@ from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
 from models.llvc.losses import EnvelopeLoss, MelLoss, discriminator_loss, feature_loss, generator_loss
 from models.llvc.network import Generator
 from models.llvc.pairs import Pairs
+from models.whisper import BandPower
+from models.words import Words, WordsLost
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,6 +60,7 @@ class TrainingConfig:
     features: float
     mel: float
     envelope: float
+    words: float
     warp: float
     colour: float
     encoder: float
@@ -122,6 +125,7 @@ class Trainer:
         self.generator, self.discriminators = generator.to(device), discriminators.to(device)
         self.mel = MelLoss(generator.config.sample_rate).to(device)
         self.envelope = EnvelopeLoss(generator.config.sample_rate).to(device)
+        self.words = WordsLost(Words(), BandPower(generator.config.sample_rate)).to(device) if config.words else None
         self.optimisers = [
             torch.optim.AdamW(module.parameters(), config.learning_rate, BETAS, EPSILON, weight_decay=0.0)
             for module in (self.generator, self.discriminators)
@@ -140,6 +144,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * config.decay**epoch
         original, recorded = clips.to(self.device).unbind(0)
+        spoken = original[:, 0]
         if config.warp or config.colour:
             original = disturb(original, self.generator.config.sample_rate, config.warp, config.colour, random)
         self.generator.train()
@@ -148,8 +153,10 @@ class Trainer:
         losses = {"mel": self.mel(made[:, 0], recorded[:, 0])}
         if config.envelope:
             losses["envelope"] = self.envelope(made[:, 0], recorded[:, 0])
+        if self.words is not None:
+            losses["words"] = self.words(spoken, made[:, 0])
         weights = {"adversarial": config.adversarial, "features": config.features, "mel": config.mel}
-        weights |= {"envelope": config.envelope, "encoder": config.encoder}
+        weights |= {"envelope": config.envelope, "encoder": config.encoder, "words": config.words}
         if self.encoder is not None:
             losses["encoder"] = self.encoder(made[:, 0], recorded[:, 0])
         if alone:

@@ -40,7 +40,7 @@ from models.source_filter.train import CHECKPOINT as PLAIN
 from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
 from models.source_filter.weights import Trained, load_checkpoint, load_trained
 from models.whisper import BandPower
-from models.words import CHANNELS, FRAME_S, Words, distance, said
+from models.words import CHANNELS, FRAME_S, Words, WordsLost, distance, said
 
 CHECKPOINT = "adversarial.pt"
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
@@ -136,7 +136,7 @@ class Game(nn.Module):
         network.encoder.requires_grad_(words is not None)
         self.judges = Judges(voices)
         # In a tuple: its weights are nobody's to train or to save.
-        self.words = None if words is None else (words, BandPower(SAMPLE_RATE))
+        self.words = None if words is None else (WordsLost(words, BandPower(SAMPLE_RATE)),)
         self.teller = None if words is None else nn.Linear(network.config.content, CHANNELS)
 
     def convert(
@@ -168,10 +168,10 @@ class Game(nn.Module):
         """How far what the bottleneck tells of the words, chunk by chunk [batch, chunks, content], is from what is said in the
         audio of these chunks."""
         assert self.words and self.teller
-        words, bands = self.words
+        hearing = self.words[0]
         with torch.no_grad():
-            power = bands(audio)
-            wanted, weight = words(power), said(power)
+            power = hearing.bands(audio)
+            wanted, weight = hearing.words(power), said(power)
         # The middle of a frame of 20 ms, in chunks.
         at = (torch.arange(wanted.shape[1]) * FRAME_S + FRAME_S / 4) * SAMPLE_RATE / CHUNK - 0.25
         at = at.clamp(0, content.shape[1] - 1.001)
@@ -179,15 +179,6 @@ class Game(nn.Module):
         tale = self.teller(content)
         tale = torch.lerp(tale[:, below], tale[:, below + 1], (at - below)[None, :, None])
         return distance(tale, wanted, weight)
-
-    def misheard(self, source: Tensor, made: Tensor) -> Tensor:
-        """How far what is said in a conversion [batch, samples] is from what is said in its source."""
-        assert self.words
-        words, bands = self.words
-        with torch.no_grad():
-            power = bands(source)
-            wanted, weight = words(power), said(power)
-        return distance(words(bands(made)), wanted, weight)
 
     def heard(self, audio: Tensor) -> Tensor:
         """What the encoder hears in a short piece [batch, samples]: content, from spectra against the piece's own mean."""
@@ -321,7 +312,7 @@ def play(
         if game.words:
             heard = slice(training.context_chunks * CHUNK, None)
             told = game.told(torch.from_numpy(own.audio[:, heard]), content)
-            kept = game.misheard(source, converted)
+            kept = game.words[0](source, converted)
             total = total + config.words * kept + config.told * told + training.consistency * agreement
         else:
             kept = game.kept(source, converted)

