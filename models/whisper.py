@@ -96,7 +96,7 @@ class BandPower(nn.Module):
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
         self.fft, self.hop = FFT * sample_rate // RATE, HOP * sample_rate // RATE
-        bins = FFT // 2 + 1
+        bins = min(FFT, self.fft) // 2 + 1
         weights = mel_weights(RATE, FFT, BANDS) * (RATE / sample_rate) ** 2
         self.mel: Tensor
         self.window: Tensor

@@ -39,7 +39,7 @@ def test_it_hears_what_ctranslate2_hears() -> None:
     assert heard.std() > 0.5
 
 
-@pytest.mark.parametrize("rate", [40_000, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 40_000, 48_000])
 def test_bands_are_the_same_at_every_rate(rate: int) -> None:
     wanted, found = (BandPower(r)(torch.from_numpy(tones(r))[None])[0] for r in (16_000, rate))
     assert found.shape == wanted.shape == (100, BANDS)
