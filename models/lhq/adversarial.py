@@ -41,14 +41,14 @@ from models.lhq.export import TEMPERATURE
 from models.lhq.mel import FLOOR
 from models.lhq.objectives import Task, denoising
 from models.lhq.train_content import CHECKPOINT as CONTENT
-from models.lhq.train_content import ContentTraining, conditioned, encoded, hear, mel_loss
+from models.lhq.train_content import ContentTraining, conditioned, disturbed, encoded, hear, mel_loss
 from models.lhq.train_denoiser import load_result
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss
 from models.source_filter.adversarial import into_range, makers_losses
 from models.source_filter.data import read_table
 from models.source_filter.train import save
-from models.words import CHANNELS, Words, distance, said
+from models.words import CHANNELS, Words, distance, misheard, said
 
 NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel
 POOLS = ((1, 1), (1, 2), (4, 2))  # bins and frames that become one, for each judge: detail, movement, the broad envelope
@@ -150,13 +150,15 @@ class Game(nn.Module):
         """What the stage is for."""
         return [self.student, self.conditioner]
 
-    def other_people(self, batch: Batch) -> tuple[Task, Task, Tensor]:
+    def other_people(self, batch: Batch, generator: torch.Generator) -> tuple[Task, Task, Tensor]:
         """What the student is asked for by a batch that its voices never sang, now and when the stage began; and its content."""
         start = self.start[1]
         assert isinstance(start, Conditioner)
         mel, loudness, none = torch.from_numpy(batch.mel), torch.from_numpy(batch.loudness), torch.zeros(())
         features = torch.from_numpy(batch.features)
-        content = self.conditioner.encoder.whiten(encoded(self.conditioner, features))
+        # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
+        told = disturbed(features, generator) if self.words else features
+        content = self.conditioner.encoder.whiten(encoded(self.conditioner, told))
         with torch.no_grad():
             before = conditioned(start, start.encoder.whiten(encoded(start, features)), mel, loudness, batch, none)
         now = conditioned(self.conditioner, content, mel, loudness, batch, none)
@@ -177,7 +179,7 @@ class Game(nn.Module):
         with torch.no_grad():
             wanted, weight = self.heard(source)
         told = self.teller(self.conditioner.disturb(content))[:, ::2]
-        return distance(self.heard(made)[0], wanted, weight), distance(told, wanted, weight)
+        return misheard(self.heard(made)[0], wanted, weight), distance(told, wanted, weight)
 
     def elsewhere(self, task: Task, rng: np.random.Generator, noise: Tensor) -> Tensor:
         """How far the student is from what it was, in the unit of the noise, at the times that one step does not use."""
@@ -273,7 +275,7 @@ def play(
 
         heard = hear(game.conditioner, own, game.content, generator)
         task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
-        asked, asked_before, content = game.other_people(moved)
+        asked, asked_before, content = game.other_people(moved, generator)
         rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
         with torch.no_grad():
             before = one_step(starting, asked_before, second)
@@ -295,28 +297,27 @@ def play(
         won, alike = makers_losses(verdicts, real)
         near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
         coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
-        misheard, told = torch.zeros(()), torch.zeros(())
+        lost_words, told = torch.zeros(()), torch.zeros(())
         free = all_sung[config.batch :]
         if game.words:
             free = torch.from_numpy(audible(moved, SILENT))  # consonants are for whoever hears the words
-            misheard, told = game.words_lost(torch.from_numpy(others.mel), converted, content)
+            lost_words, told = game.words_lost(torch.from_numpy(others.mel), converted, content)
         kept = changed(converted, before, free)
         few = slice(0, config.batch // 4)
         other = game.elsewhere(task.rows(few), rng, first[few])
         game.judges.requires_grad_(True)
         optimiser.zero_grad(set_to_none=True)
         total = near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other
-        (total + config.words * misheard + config.told * told + game.content.consistency * heard.agreement).backward()
+        (total + config.words * lost_words + config.told * told + game.content.consistency * heard.agreement).backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         step += 1
         with torch.no_grad():
             for average, trained in zip(averages, game.learners(), strict=True):
-                for slow, fast in zip(average.parameters(), trained.parameters(), strict=True):
+                # With the buffers: what whitens goes with the weights of the encoder that it whitens.
+                for slow, fast in zip(average.state_dict().values(), trained.state_dict().values(), strict=True):
                     slow.lerp_(fast, 1 - config.average)
-                for held_now, now in zip(average.buffers(), trained.buffers(), strict=True):
-                    held_now.copy_(now)
-        row = (near, won, alike, kept, misheard, told, heard.agreement, other, lost / len(verdicts))
+        row = (near, won, alike, kept, lost_words, told, heard.agreement, other, lost / len(verdicts))
         losses.append([loss.item() for loss in row])
         if step % report_every == 0 or step == steps:
             report(step, Losses(*np.mean(losses, 0).tolist()))

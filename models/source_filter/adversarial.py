@@ -140,20 +140,20 @@ class Game(nn.Module):
         self.teller = None if words is None else nn.Linear(network.config.content, CHANNELS)
 
     def convert(
-        self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool
+        self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool, compared: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A crop in the voices `speaker` [batch], which may be its own -> audio [batch, samples], as `Trainer.synthesise`; its
-        content with the bottleneck's noise; and how far the contents of two disturbances of it are apart."""
+        content with the bottleneck's noise; and, if they are `compared`, how far the contents of two disturbances are apart."""
         trainer, first = self.trainer, self.trainer.config.context_chunks
         encoder, agreement = trainer.network.encoder, torch.zeros(())
         with torch.no_grad():
             energy = trainer.energy(frame(torch.from_numpy(crop.audio)))
             spectra, loudness, relative = trainer.normalised(energy)
             views = [trainer.normalised(disturb(energy, generator))[0] if disturbed else spectra]
-            if disturbed and self.words:
+            if compared:
                 views.append(trainer.normalised(disturb(energy, generator))[0])
             heard = torch.cat(views)[:, first:]
-        if disturbed and self.words:
+        if compared:
             content, other = encoder.whiten.fit(encoder.encode(heard)).chunk(2)
             agreement = (content - other).square().mean()
         else:
@@ -287,8 +287,10 @@ def play(
         others = recordings.crop(rng, config.batch, chunks, 0.8)
         target = rng.integers(len(recordings.voices), size=config.batch)
         moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
-        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True)
-        converted, _, _ = game.convert(moved, target, generator, disturbed=False)
+        hears = game.words is not None
+        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True, compared=hears)
+        # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
+        converted, _, _ = game.convert(moved, target, generator, disturbed=hears)
         piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
         recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
         voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
@@ -324,10 +326,9 @@ def play(
         optimiser.step()
         step += 1
         with torch.no_grad():
-            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+            # With the buffers: what whitens goes with the weights of the encoder that it whitens.
+            for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - config.average)
-            for held, now in zip(average.buffers(), network.buffers(), strict=True):
-                held.copy_(now)
         row = (near, won, alike, kept, lost / len(verdicts), agreement, told)
         losses.append([loss.item() for loss in row])
         if step % report_every == 0 or step == steps:

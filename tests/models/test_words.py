@@ -15,7 +15,18 @@ import presets  # noqa: E402
 from models.lhq.bands import BandsOfMel  # noqa: E402
 from models.lhq.mel import log_mel, normalise  # noqa: E402
 from models.whisper import RATE, BandPower  # noqa: E402
-from models.words import CHANNELS, Words, WordsLost, discriminants, distance, from_another_throat, said  # noqa: E402
+from models.words import (  # noqa: E402
+    CHANNELS,
+    CONVERTED,
+    MARGIN,
+    Words,
+    WordsLost,
+    discriminants,
+    distance,
+    from_another_throat,
+    misheard,
+    said,
+)
 from plugin_bridge.recording import load_mono  # noqa: E402
 
 torch.set_num_threads(1)
@@ -76,6 +87,15 @@ def test_distance_counts_frames_with_weight_alone() -> None:
     weight[:, 5:] = 0
     assert distance(made, wanted, weight).item() == 0
     assert distance(made, wanted, torch.ones(1, 12, 1)).item() == pytest.approx(4.5)
+
+
+def test_what_is_misheard_is_beyond_the_margin_and_in_what_throats_leave_alone() -> None:
+    wanted, weight = torch.zeros(1, 10, CHANNELS), torch.ones(1, 10, 1)
+    assert misheard(wanted + 0.99 * MARGIN**0.5, wanted, weight).item() == 0
+    assert misheard(wanted + 1, wanted, weight).item() == pytest.approx(1 - MARGIN)
+    other_throat = wanted.clone()
+    other_throat[..., CONVERTED:] = 3.0
+    assert misheard(other_throat, wanted, weight).item() == 0
 
 
 def test_discriminants_are_what_the_change_leaves_alone() -> None:
