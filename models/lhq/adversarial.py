@@ -71,6 +71,7 @@ class AdversarialConfig:
     adversarial: float
     features: float
     kept: float
+    content_noise: float
     words: float
     told: float
     others: float
@@ -141,6 +142,8 @@ class Game(nn.Module):
         self.words = None if words is None else (words, BandsOfMel())
         self.teller = None if words is None else nn.Linear(conditioner.config.content, CHANNELS)
         self.content = content if words else replace(content, paired=0)
+        if words:
+            conditioner.config = replace(conditioner.config, content_noise=config.content_noise)
         self.start = copy.deepcopy(nn.ModuleList([student, conditioner])).requires_grad_(False)
         self.student, self.conditioner = student.requires_grad_(True), conditioner.requires_grad_(True)
         conditioner.encoder.requires_grad_(words is not None)
@@ -161,7 +164,8 @@ class Game(nn.Module):
         content = self.conditioner.encoder.whiten(encoded(self.conditioner, told))
         with torch.no_grad():
             before = conditioned(start, start.encoder.whiten(encoded(start, features)), mel, loudness, batch, none)
-        now = conditioned(self.conditioner, content, mel, loudness, batch, none)
+        heard = self.conditioner.disturb(content) if self.words else content
+        now = conditioned(self.conditioner, heard, mel, loudness, batch, none)
         # Here the coarse mel has no recording to learn from, only what is made on top of it.
         return replace(Task.of(now, batch), coarse=now.coarse), Task.of(before, batch), content
 

@@ -34,8 +34,10 @@ def load_vocoder(path: Path) -> Vocoder:
     return vocoder.eval()
 
 
-def song_graphs(work: Path, student: str, voices: list[str]) -> dict[Part, onnx.ModelProto]:
+def song_graphs(work: Path, student: str, voices: list[str], restraint: float) -> dict[Part, onnx.ModelProto]:
     """The four graphs of one student of a work folder. `voices` are those of the pack, in its order.
+
+    `restraint` is the share of the content that the condition network is told: see `Whiten.restrain`.
 
     Raises ValueError, one sentence, if the training did not know all of them.
     """
@@ -44,6 +46,7 @@ def song_graphs(work: Path, student: str, voices: list[str]) -> dict[Part, onnx.
         raise ValueError(f"expected a training of the voices {voices}, but {work / CONTENT} lacks {missing[0]!r}")
     # The condition network went on learning beside the denoiser.
     denoiser, conditioner = load_result(work / student, Conditioner(conditioner.config))
+    conditioner.encoder.whiten.restrain(restraint)
     return {
         "content": export.export_content(conditioner),
         "condition": export.export_condition(conditioner, {voice: trained.index(voice) for voice in voices}),
@@ -69,7 +72,7 @@ def stored(size: Size, graph: onnx.ModelProto) -> bytes:
     return data
 
 
-def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
+def add_songs(pack: VoicePack, work: Path, out: Path, restraint: float = 1.0) -> dict[Size, float]:
     """Write a pack with the song engine of a work folder added to it; megabytes of each size."""
     names = [card.name for card in pack.manifest.voices]
     songs: dict[Size, dict[Part, str]] = {}
@@ -78,7 +81,7 @@ def add_songs(pack: VoicePack, work: Path, out: Path) -> dict[Size, float]:
     for size, student in STUDENTS.items():
         if not (work / student).exists():
             continue
-        graphs = song_graphs(work, finished(work, size), names)
+        graphs = song_graphs(work, finished(work, size), names, restraint)
         songs[size] = {part: member_name(size, part) for part in graphs}
         made = {songs[size][part]: stored(size, graph) for part, graph in graphs.items()}
         sizes[size] = sum(map(len, made.values())) / 1e6
@@ -121,9 +124,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the folder of train_content, train_denoiser, train_vocoder")
     parser.add_argument("--pack", type=Path, help="the pack to add it to, by default the one written")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write")
+    parser.add_argument("--restraint", type=float, default=1.0, help="share of the content that the condition network is told")
     parser.add_argument("--base", type=Path, help="write the weights for training further voices here")
     arguments = parser.parse_args()
-    for size, megabytes in add_songs(VoicePack.open(arguments.pack or arguments.out), arguments.work, arguments.out).items():
+    pack = VoicePack.open(arguments.pack or arguments.out)
+    for size, megabytes in add_songs(pack, arguments.work, arguments.out, arguments.restraint).items():
         print(f"{size}: {megabytes:.1f} MB")
     if arguments.base:
         write_base(arguments.work, VoicePack.open(arguments.out), arguments.base)

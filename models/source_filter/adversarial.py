@@ -62,6 +62,7 @@ class AdversarialConfig:
     features: float
     content: float
     helpers: float
+    content_noise: float
     words: float
     told: float
 
@@ -131,6 +132,8 @@ class Game(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        if words:
+            network.config = replace(network.config, content_noise=config.content_noise)
         self.trainer = Trainer(network, training)
         self.trainer.mean.prior.copy_(prior)
         network.encoder.requires_grad_(words is not None)
@@ -270,7 +273,7 @@ def play(
     def write() -> None:
         state: dict[str, Any] = {"teller": game.teller.state_dict()} if game.teller else {}
         state |= {"network": network.state_dict(), "average": average.state_dict(), "judges": judges.state_dict()}
-        state |= {"step": step}
+        state |= {"step": step, "content_noise": network.config.content_noise}
         state |= {"optimiser": optimiser.state_dict(), "opponent": opponent.state_dict(), "prior": game.trainer.mean.prior}
         save(path, state | {"voices": recordings.voices, "speakers": len(recordings.speakers)})
 

@@ -55,11 +55,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the training's folder: adversarial.pt, else checkpoint.pt")
     parser.add_argument("--out", type=Path, required=True, help="the pack to write")
     parser.add_argument("--base", type=Path, help="write the weights for training further voices here")
+    parser.add_argument("--restraint", type=float, default=1.0, help="share of the content that the decoder is told")
     parser.add_argument("--quality", type=Path, help="JSON: voice -> figure -> number, as measured")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
     arguments = parser.parse_args()
     finished = arguments.work / "adversarial.pt"
     trained = targets_only(load_checkpoint(finished if finished.exists() else arguments.work / "checkpoint.pt"))
+    trained.network.encoder.whiten.restrain(arguments.restraint)
     quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
     cards, tones = read_voices(arguments.recipe, Recordings(arguments.work / "packed"), quality)
     if arguments.base:

@@ -37,7 +37,8 @@ def save_trained(trained: Trained, path: Path) -> None:
 def load_checkpoint(path: Path) -> Trained:
     """The averaged network of a training run's checkpoint."""
     state = torch.load(path, weights_only=True)
-    network = Network(NetworkConfig(voices=state["speakers"]))
+    noise = state.get("content_noise", NetworkConfig.content_noise)
+    network = Network(NetworkConfig(voices=state["speakers"], content_noise=noise))
     network.load_state_dict(state["average"])
     return Trained(network.eval(), state["prior"], state["voices"])
 

@@ -38,6 +38,7 @@ GAME = AdversarialConfig(
     adversarial=0.1,
     features=0.2,
     kept=0.3,
+    content_noise=0.7,
     words=1.0,
     told=0.5,
     others=0.5,

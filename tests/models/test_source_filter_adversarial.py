@@ -44,6 +44,7 @@ GAME = AdversarialConfig(
     features=0.2,
     content=0.2,
     helpers=0.0,
+    content_noise=0.6,
     words=1.0,
     told=0.5,
 )
