@@ -72,6 +72,7 @@ class AdversarialConfig:
     features: float
     kept: float
     content_noise: float
+    consistency: float
     words: float
     told: float
     others: float
@@ -312,7 +313,7 @@ def play(
         game.judges.requires_grad_(True)
         optimiser.zero_grad(set_to_none=True)
         total = near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other
-        (total + config.words * lost_words + config.told * told + game.content.consistency * heard.agreement).backward()
+        (total + config.words * lost_words + config.told * told + config.consistency * heard.agreement).backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         step += 1

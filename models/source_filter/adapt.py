@@ -117,7 +117,7 @@ def train_voice(
         trained = load_checkpoint(work / CHECKPOINT)
     if sharp:
         torch.manual_seed(config.seed)
-        sharpening = AdversarialConfig(**read_table(recipe.with_name("bank.toml"), "adversarial"))
+        sharpening = AdversarialConfig(**read_table(recipe.with_name("adapt.toml"), "adversarial"))
         game = Game(trained.network, trained.prior, 1, config, sharpening)
         started = time.monotonic()
         first = torch.load(work / SHARP, weights_only=True)["step"] if (work / SHARP).exists() else 0

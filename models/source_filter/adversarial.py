@@ -63,6 +63,7 @@ class AdversarialConfig:
     content: float
     helpers: float
     content_noise: float
+    consistency: float
     words: float
     told: float
 
@@ -318,7 +319,7 @@ def play(
             heard = slice(training.context_chunks * CHUNK, None)
             told = game.told(torch.from_numpy(own.audio[:, heard]), content)
             kept = game.words[0](source, converted)
-            total = total + config.words * kept + config.told * told + training.consistency * agreement
+            total = total + config.words * kept + config.told * told + config.consistency * agreement
         else:
             kept = game.kept(source, converted)
             total = total + config.content * kept

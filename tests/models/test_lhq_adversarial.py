@@ -39,6 +39,7 @@ GAME = AdversarialConfig(
     features=0.2,
     kept=0.3,
     content_noise=0.7,
+    consistency=0.4,
     words=1.0,
     told=0.5,
     others=0.5,

@@ -45,6 +45,7 @@ GAME = AdversarialConfig(
     content=0.2,
     helpers=0.0,
     content_noise=0.6,
+    consistency=0.3,
     words=1.0,
     told=0.5,
 )
