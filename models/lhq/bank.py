@@ -34,22 +34,22 @@ def load_vocoder(path: Path) -> Vocoder:
     return vocoder.eval()
 
 
-def song_graphs(work: Path, student: str, voices: list[str], restraint: float) -> dict[Part, onnx.ModelProto]:
-    """The four graphs of one student of a work folder. `voices` are those of the pack, in its order.
+def song_graphs(work: Path, student: str, voices: dict[str, str], restraint: float) -> dict[Part, onnx.ModelProto]:
+    """The four graphs of one student of a work folder. `voices` are those of the pack, in its order, and their names in training.
 
     `restraint` is the share of the content that the condition network is told: see `Whiten.restrain`.
 
     Raises ValueError, one sentence, if the training did not know all of them.
     """
     conditioner, trained = load_content(work / CONTENT)
-    if missing := [voice for voice in voices if voice not in trained]:
-        raise ValueError(f"expected a training of the voices {voices}, but {work / CONTENT} lacks {missing[0]!r}")
+    if missing := [voice for voice in voices.values() if voice not in trained]:
+        raise ValueError(f"expected a training of the voices {list(voices.values())}, but {work / CONTENT} lacks {missing[0]!r}")
     # The condition network went on learning beside the denoiser.
     denoiser, conditioner = load_result(work / student, Conditioner(conditioner.config))
     conditioner.encoder.whiten.restrain(restraint)
     return {
         "content": export.export_content(conditioner),
-        "condition": export.export_condition(conditioner, {voice: trained.index(voice) for voice in voices}),
+        "condition": export.export_condition(conditioner, {name: trained.index(voice) for name, voice in voices.items()}),
         "denoiser": export.export_denoiser(denoiser),
         "vocoder": export.export_vocoder(load_vocoder(work / "vocoder.pt")),
     }
@@ -81,7 +81,7 @@ def add_songs(pack: VoicePack, work: Path, out: Path, restraint: float = 1.0) ->
     for size, student in STUDENTS.items():
         if not (work / student).exists():
             continue
-        graphs = song_graphs(work, finished(work, size), names, restraint)
+        graphs = song_graphs(work, finished(work, size), {name: name for name in names}, restraint)
         songs[size] = {part: member_name(size, part) for part in graphs}
         made = {songs[size][part]: stored(size, graph) for part, graph in graphs.items()}
         sizes[size] = sum(map(len, made.values())) / 1e6

