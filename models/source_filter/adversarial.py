@@ -10,8 +10,8 @@ the encoder learns, too: what comes through its bottleneck is to tell the words.
 
     python -m models.source_filter.adversarial --work FOLDER [--steps N]
 
-reads checkpoint.pt of `models.source_filter.train` in FOLDER, or without one goes on from the shipped base, and writes
-adversarial.pt beside it.
+reads checkpoint.pt of `models.source_filter.train` in FOLDER, or without one goes on from the shipped base (`--base
+models/source_filter/clear.npz`: from the network of `presets/clear.voice`), and writes adversarial.pt beside it.
 """
 
 from __future__ import annotations
@@ -355,13 +355,19 @@ def with_helpers(base: Trained, speakers: int) -> Trained:
 
 
 def main() -> None:
-    arguments = stage_parser("Sharpen a trained bank against discriminators.", 2_000).parse_args()
+    parser = stage_parser("Sharpen a trained bank against discriminators, its words heard.", 2_000)
+    parser.add_argument("--base", type=Path, help="a network to go on from, where there is no checkpoint.pt")
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
     recordings = Recordings(arguments.work / "packed")
     torch.manual_seed(config.seed)
     plain = arguments.work / PLAIN
-    trained = load_checkpoint(plain) if plain.exists() else with_helpers(load_trained(), len(recordings.speakers))
+    trained = load_checkpoint(plain) if plain.exists() else with_helpers(
+        load_trained(arguments.base), len(recordings.speakers)
+    )
+    if trained.voices != recordings.voices:
+        parser.error(f"expected recordings of {', '.join(trained.voices)}, got those of {', '.join(recordings.voices)}")
     training = TrainingConfig(**read_table(arguments.recipe, "training"))
     game = Game(trained.network, trained.prior, len(recordings.voices), training, config, Words())
     began = time.monotonic()
