@@ -130,18 +130,29 @@ def test_graph_in_the_runtime_is_the_graph_in_torch() -> None:
     prior, tracker = torch.zeros(features.BANDS + 1), load_tracker()
     tones = [Tone(), Tone((100.0, 220.0))]
     graph = StepGraph(network, prior, tracker, [0, 1], tones).eval()
-    stream = StreamModel.from_bytes(export_stream(network, prior, tracker, {"a": 0, "b": 1}, tones, integer=False), "graph").open()
+    model = StreamModel.from_bytes(export_stream(network, prior, tracker, {"a": 0, "b": 1}, tones, integer=False), "graph")
+    free, led = model.open(), model.open()
     song = sing([Note(55, 0.5, "a")], 48_000).audio
-    states = [torch.zeros(shape) for shape in graph.state_shapes().values()]
-    stream.voice[:] = 0.3, 0.7
-    stream.pitch_ratio[:], stream.formant_ratio[:] = 1.2, 0.9
+    states = {name: torch.zeros(shape) for name, shape in graph.state_shapes().items()}
+    for stream in (free, led):
+        stream.voice[:] = 0.3, 0.7
+        stream.pitch_ratio[:], stream.formant_ratio[:] = 1.2, 0.9
     controls = (torch.tensor([[0.3, 0.7]]), torch.tensor([1.2]), torch.tensor([0.9]))
-    for chunk in song[: len(song) // 512 * 512].reshape(-1, 512):
+    for number, chunk in enumerate(song[: len(song) // 512 * 512].reshape(-1, 512)):
+        for name, state in states.items():
+            led._states[led._now][f"state_{name}"][:] = state
         with torch.no_grad():
-            out, *states = graph(torch.from_numpy(chunk)[None], *controls, *states)
-        stream.audio_in[:] = chunk
-        stream.step()
-        np.testing.assert_allclose(stream.audio_out, out[0].numpy(), atol=5e-4 * max(0.01, float(out.abs().max())))
+            out, *after = graph(torch.from_numpy(chunk)[None], *controls, *states.values())
+        states = dict(zip(states, after, strict=True))
+        bound = max(0.01, float(out.abs().max()))
+        for stream in (free, led):
+            stream.audio_in[:] = chunk
+            stream.step()
+        # From the same state. By itself a runtime's rounding of the pitch, 1e-6 of it, adds up to a phase that the hundredth
+        # harmonic shows after a while, on one processor more than on another; for the first two tenths of a second it is small.
+        np.testing.assert_allclose(led.audio_out, out[0].numpy(), atol=2e-4 * bound)
+        if number < 20:
+            np.testing.assert_allclose(free.audio_out, out[0].numpy(), atol=5e-4 * bound)
 
 
 def converted(network: Network, tones: list[Tone], pitch_ratio: float, voice: tuple[float, float]) -> Any:
