@@ -6,7 +6,7 @@ them, which a recording exists for, and conversions of other people, which it do
 
 With nobody who hears the words (`Words`) the encoder stays as it is, so that nothing more of the source can get through, and what
 it hears in a conversion has to be what it heard in the source. With somebody, a conversion has to be heard as its source is, and
-the encoder learns, too: what comes through its bottleneck is to tell the words.
+the encoder may learn, too: what comes through its bottleneck is to tell the words.
 
     python -m models.source_filter.adversarial --work FOLDER [--steps N]
 
@@ -28,8 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsp.mel import hz_to_mel, mel_to_hz
-from models.image_judge import ImageJudge
+from models.image_judge import spectrogram_judges
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter.data import Crop, Recordings, read_table
@@ -43,10 +42,7 @@ from models.whisper import BandPower
 from models.words import CHANNELS, FRAME_S, Words, WordsLost, distance, said
 
 CHECKPOINT = "adversarial.pt"
-RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
-BANDS = 96
 LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0  # of a pitch that is moved
-LEAST_AMPLITUDE = 1e-4  # of a band, 80 dB under full scale
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class AdversarialConfig:
     batch: int
     chunks: int
     learning_rate: float
+    encoder: float
     average: float
     adversarial: float
     features: float
@@ -81,46 +78,21 @@ class Losses:
     told: float
 
 
-class Spectrogram(ImageJudge):
-    """One resolution, which sees log magnitudes in mel-spaced bands.
+class Judges(Discriminators):
+    """All resolutions. (Audio [batch, samples], speaker int64 [batch]) -> one `Verdict` each.
 
     Waveform discriminators (periods) are no use here: minimum-phase filters give the phase away, whatever the network does.
     """
 
-    def __init__(self, fft: int, hop: int, speakers: int) -> None:
-        super().__init__(speakers)
-        self.fft, self.hop = fft, hop
-        bins = fft // 2 + 1
-        edges = mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), BANDS + 2)) / SAMPLE_RATE * fft
-        # Bands narrower than a bin take the bin's own width, or they would be empty.
-        low, high = np.minimum(edges[:-2], edges[1:-1] - 1), np.maximum(edges[2:], edges[1:-1] + 1)
-        at = np.arange(bins)[:, None]
-        weights = np.maximum(0.0, np.minimum((at - low) / (edges[1:-1] - low), (high - at) / (high - edges[1:-1])))
-        self.bands: Tensor
-        self.register_buffer("bands", torch.tensor(weights / weights.sum(0), dtype=torch.float32), persistent=False)
-
-    def forward(self, audio: Tensor, speaker: Tensor) -> Verdict:
-        spectrum = torch.stft(
-            audio, self.fft, self.hop, window=torch.hann_window(self.fft, device=audio.device), center=False, return_complex=True
-        ).abs()
-        amplitude = spectrum.transpose(1, 2) @ self.bands / self.fft**0.5
-        # To about zero mean and unit variance.
-        x = (0.4 * torch.log(amplitude + LEAST_AMPLITUDE) + 2.2).transpose(1, 2)[:, None]
-        return self.judge(x, speaker)
-
-
-class Judges(Discriminators):
-    """All resolutions. (Audio [batch, samples], speaker int64 [batch]) -> one `Verdict` each."""
-
     def __init__(self, speakers: int) -> None:
-        super().__init__([Spectrogram(fft, hop, speakers) for fft, hop in RESOLUTIONS])
+        super().__init__(spectrogram_judges(SAMPLE_RATE, speakers))
 
     def forward(self, audio: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
         return [member(audio, speaker) for member in self.members]
 
 
 class Game(nn.Module):
-    """Both sides: the converter, of which only the decoder and the voices learn where nobody hears the words, and its judges."""
+    """Both sides: the converter, whose encoder learns where somebody hears the words and the recipe wants it, and its judges."""
 
     def __init__(
         self,
@@ -137,11 +109,12 @@ class Game(nn.Module):
             network.config = replace(network.config, content_noise=config.content_noise)
         self.trainer = Trainer(network, training)
         self.trainer.mean.prior.copy_(prior)
-        network.encoder.requires_grad_(words is not None)
+        self.learns = words is not None and config.encoder > 0
+        network.encoder.requires_grad_(self.learns)
         self.judges = Judges(voices)
         # In a tuple: its weights are nobody's to train or to save.
         self.words = None if words is None else (WordsLost(words, BandPower(SAMPLE_RATE)),)
-        self.teller = None if words is None else nn.Linear(network.config.content, CHANNELS)
+        self.teller = nn.Linear(network.config.content, CHANNELS) if self.learns else None
 
     def convert(
         self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool, compared: bool = False
@@ -253,10 +226,15 @@ def play(
     config, training = game.config, game.trainer.config
     network, judges = game.trainer.network, game.judges
     average = copy.deepcopy(network)
-    learning = [p for p in network.parameters() if p.requires_grad]
-    if game.teller:
-        learning += game.teller.parameters()
-    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    decoding = [*network.decoder.parameters(), *network.voices.parameters(), *(game.teller.parameters() if game.teller else [])]
+    encoding = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
+    learning = decoding + encoding
+    optimiser = torch.optim.AdamW(
+        [{"params": decoding, "share": 1.0}, {"params": encoding, "share": config.encoder}],
+        lr=config.learning_rate,
+        betas=(0.8, 0.99),
+        weight_decay=0.01,
+    )
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
     step, path = 0, work / CHECKPOINT
@@ -286,13 +264,14 @@ def play(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in (*optimiser.param_groups, *opponent.param_groups):
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            pace = min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            group["lr"] = config.learning_rate * group.get("share", 1.0) * pace
         own = recordings.crop(rng, config.batch, chunks, config.helpers if game.words else 0.0)
         others = recordings.crop(rng, config.batch, chunks, 0.8)
         target = rng.integers(len(recordings.voices), size=config.batch)
         moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
         hears = game.words is not None
-        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True, compared=hears)
+        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True, compared=game.learns)
         # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
         converted, _, _ = game.convert(moved, target, generator, disturbed=hears)
         piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
@@ -315,9 +294,10 @@ def play(
         near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
         total = near + config.adversarial * won + config.features * alike
         told = torch.zeros(())
-        if game.words:
+        if game.learns:
             heard = slice(training.context_chunks * CHUNK, None)
             told = game.told(torch.from_numpy(own.audio[:, heard]), content)
+        if game.words:
             kept = game.words[0](source, converted)
             total = total + config.words * kept + config.told * told + config.consistency * agreement
         else:
