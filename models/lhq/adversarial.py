@@ -67,6 +67,7 @@ class AdversarialConfig:
     frames: int
     shifted: float
     learning_rate: float
+    encoder: float
     average: float
     adversarial: float
     features: float
@@ -139,15 +140,16 @@ class Game(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        # Without words the encoder learns nothing. In a tuple: those that hear them are nobody's to train or to save.
+        # In a tuple: those that hear the words are nobody's to train or to save.
         self.words = None if words is None else (words, BandsOfMel())
-        self.teller = None if words is None else nn.Linear(conditioner.config.content, CHANNELS)
-        self.content = content if words else replace(content, paired=0)
+        self.learns = words is not None and config.encoder > 0
+        self.teller = nn.Linear(conditioner.config.content, CHANNELS) if self.learns else None
+        self.content = content if self.learns else replace(content, paired=0)
         if words:
             conditioner.config = replace(conditioner.config, content_noise=config.content_noise)
         self.start = copy.deepcopy(nn.ModuleList([student, conditioner])).requires_grad_(False)
         self.student, self.conditioner = student.requires_grad_(True), conditioner.requires_grad_(True)
-        conditioner.encoder.requires_grad_(words is not None)
+        conditioner.encoder.requires_grad_(self.learns)
         self.judges = Judges(voices)
 
     def learners(self) -> list[nn.Module]:
@@ -178,13 +180,14 @@ class Game(nn.Module):
         return words(power), said(power)
 
     def words_lost(self, source: Tensor, made: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-        """How far from what is said in a source, mel [batch, T, bins], are what is said in its conversion, and what its content
-        [batch, T, content] tells."""
-        assert self.teller
+        """How far from what is said in a source, mel [batch, T, bins], are what is said in its conversion, and, where the encoder
+        learns, what its content [batch, T, content] tells."""
         with torch.no_grad():
             wanted, weight = self.heard(source)
-        told = self.teller(self.conditioner.disturb(content))[:, ::2]
-        return misheard(self.heard(made)[0], wanted, weight), distance(told, wanted, weight)
+        lost = misheard(self.heard(made)[0], wanted, weight)
+        if self.teller is None:
+            return lost, torch.zeros(())
+        return lost, distance(self.teller(self.conditioner.disturb(content))[:, ::2], wanted, weight)
 
     def elsewhere(self, task: Task, rng: np.random.Generator, noise: Tensor) -> Tensor:
         """How far the student is from what it was, in the unit of the noise, at the times that one step does not use."""
@@ -240,10 +243,17 @@ def play(
     """Train until `steps`, resuming from `work`/sharp-`name`; the averages in there are what `bank` reads."""
     config = game.config
     averages = copy.deepcopy(game.learners())
-    learning = [p for module in game.learners() for p in module.parameters() if p.requires_grad]
-    if game.teller:
-        learning += game.teller.parameters()
-    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+    conditioner = game.conditioner
+    encoding = [parameter for parameter in conditioner.encoder.parameters() if parameter.requires_grad]
+    making = [p for name, p in conditioner.named_parameters() if not name.startswith("encoder.")]
+    making += [*game.student.parameters(), *(game.teller.parameters() if game.teller else [])]
+    learning = making + encoding
+    optimiser = torch.optim.AdamW(
+        [{"params": making, "share": 1.0}, {"params": encoding, "share": config.encoder}],
+        lr=config.learning_rate,
+        betas=(0.8, 0.99),
+        weight_decay=0.01,
+    )
     opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
     held = [takes.voices.index(voice) for voice in config.held if voice in takes.voices]  # other recordings have other voices
@@ -270,7 +280,8 @@ def play(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in (*optimiser.param_groups, *opponent.param_groups):
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            pace = min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            group["lr"] = config.learning_rate * group.get("share", 1.0) * pace
         own = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=config.shifted)
         others = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.others, shifted=0.0)
         target = rng.integers(len(takes.voices), size=config.batch)

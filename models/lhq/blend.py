@@ -1,7 +1,4 @@
-"""Weights between those of two students that have the same origin: WiSE-FT (Wortsman et al. 2022).
-
-Along the line from what a stage began with to what it made, likeness rises evenly and DNSMOS falls late: somewhere before the end
-both are better than what either run gives by stopping earlier.
+"""Weights between those of two students that have the same origin: see `models.blending`.
 
     python -m models.lhq.blend --first student.pt --second sharp-student.pt --share 0.6 --out blended.pt
 """
@@ -14,22 +11,21 @@ from typing import Any
 
 import torch
 
+from models.blending import between
 from models.source_filter.train import save
 
 MODULES = ("denoiser", "conditioner")
 
 
 def blend(first: Path, second: Path, share: float) -> dict[str, Any]:
-    """What `train_denoiser.load_result` reads: `share` of the second's weights, the rest of the first's.
+    """What `train_denoiser.load_result` reads: `share` of the second's weights, the rest of the first's; the second's encoder.
 
     Raises ValueError, one sentence, if their networks differ.
     """
     one, other = (torch.load(path, map_location="cpu", weights_only=True) for path in (first, second))
     if one["sizes"] != other["sizes"]:
         raise ValueError(f"expected two results of one structure, but {second} differs from {first}")
-    blended = {
-        name: {key: torch.lerp(value, other[name][key], share) for key, value in one[name].items()} for name in MODULES
-    }
+    blended = {name: between(one[name], other[name], share) for name in MODULES}
     return blended | {"sizes": one["sizes"], "steps": one["steps"]}
 
 

@@ -105,8 +105,7 @@ class Game(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        if words:
-            network.config = replace(network.config, content_noise=config.content_noise)
+        network.config = replace(network.config, content_noise=config.content_noise)
         self.trainer = Trainer(network, training)
         self.trainer.mean.prior.copy_(prior)
         self.learns = words is not None and config.encoder > 0
@@ -349,7 +348,8 @@ def main() -> None:
     if trained.voices != recordings.voices:
         parser.error(f"expected recordings of {', '.join(trained.voices)}, got those of {', '.join(recordings.voices)}")
     training = TrainingConfig(**read_table(arguments.recipe, "training"))
-    game = Game(trained.network, trained.prior, len(recordings.voices), training, config, Words())
+    words = Words() if config.words else None
+    game = Game(trained.network, trained.prior, len(recordings.voices), training, config, words)
     began = time.monotonic()
 
     def report(step: int, losses: Losses) -> None:

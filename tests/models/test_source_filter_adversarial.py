@@ -23,6 +23,7 @@ from models.source_filter.adversarial import (  # noqa: E402
     play,
     with_helpers,
 )
+from models.source_filter.blend import blend  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.features import BANDS, CHUNK, SAMPLE_RATE  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
@@ -153,3 +154,15 @@ def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exact
         assert torch.equal(value, before[name]) == (not (hearing and encoder) and name.startswith("encoder")), name
     for name, value in states[0]["judges"].items():
         assert torch.equal(value, states[1]["judges"][name]), name
+
+
+def test_a_blend_decodes_what_the_second_encoder_tells_and_refuses_other_voices() -> None:
+    first, second = (Trained(Network(NetworkConfig(voices=2)), torch.full([BANDS + 1], k), ["low", "high"]) for k in (0.0, 1.0))
+    blended = blend(first, second, 0.25)
+    one, other = first.network.state_dict(), second.network.state_dict()
+    for name, value in blended.network.state_dict().items():
+        wanted = other[name] if name.startswith("encoder") else 0.75 * one[name] + 0.25 * other[name]
+        torch.testing.assert_close(value, wanted, msg=name)
+    assert torch.equal(blended.prior, second.prior)
+    with pytest.raises(ValueError, match="expected two networks of the voices"):
+        blend(first, replace(second, voices=["high", "low"]), 0.25)
