@@ -10,6 +10,8 @@ the stage began; and at the times that one step does not use, the student stays 
     python -m models.lhq.adversarial --work FOLDER [--size mobile] [--steps N]
 
 reads student.pt of `models.lhq.train_denoiser` in FOLDER, or mobile.pt, and writes sharp-student.pt or sharp-mobile.pt beside it.
+What it learnt of the words with the encoder cost it likeness: `--blended` goes on from a blend (`models.lhq.blend`) of what it was
+before and after, put into another FOLDER as student.pt.
 """
 
 from __future__ import annotations
@@ -349,11 +351,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the folder of train_content and train_denoiser")
     parser.add_argument("--size", choices=list(STUDENTS), default="lhq")
     parser.add_argument("--steps", type=int, default=1_500, help="beyond, the likeness still rises and DNSMOS falls")
+    parser.add_argument("--blended", action="store_true", help="the student is one: the encoder stays, as the recipe says")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = Path(__file__).with_name("denoiser.toml")
-    config = AdversarialConfig(**read_table(recipe, "adversarial"))
+    table = read_table(recipe, "adversarial") | (read_table(recipe, "blended") if arguments.blended else {})
+    config = AdversarialConfig(**table)
     content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
     takes = Takes(arguments.work / "packed")
     torch.manual_seed(config.seed)

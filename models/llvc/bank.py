@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from models.image_judge import Spectrograms
 from models.llvc.checkpoint import load_generator, read_config
-from models.llvc.discriminators import DiscriminatorSet, discriminator_set
+from models.llvc.discriminators import discriminator_set
 from models.llvc.encoder_loss import load_encoder
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.network import VARIANTS, Generator
@@ -72,8 +71,7 @@ def train_voice(
     (first, *others), rate = folders, network.sample_rate
     training, validation = (Pairs(first / part, rate, *(one / part for one in others)) for part in (TRAINING, VALIDATION))
     torch.manual_seed(config.seed)
-    kind: DiscriminatorSet = "hifi-gan" if variant == "llvc-hfg" else "periods"
-    discriminators = Spectrograms(network.sample_rate) if config.judges == "spectrograms" else discriminator_set(kind)
+    discriminators = discriminator_set("hifi-gan" if variant == "llvc-hfg" else "periods")
     hears = None if encoder is None else load_encoder(encoder, network.sample_rate)
     generator = pass_on(Generator(network)) if start is None else load_generator(start, network)
     trainer = Trainer(generator, discriminators, config, device, hears)

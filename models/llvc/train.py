@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ CONFIG = "config.json"
 BETAS, EPSILON = (0.8, 0.999), 1e-9
 LARGEST_GRADIENT = 1.0
 VALIDATION_PAIRS = 8
-Judges = Literal["waveforms", "spectrograms"]
 SAVE_SECONDS = 300.0
 
 
@@ -57,7 +56,6 @@ class TrainingConfig:
     decay: float
     average: float
     alone: int
-    judges: Judges
     adversarial: float
     features: float
     mel: float
@@ -100,8 +98,6 @@ def read_recipe(path: Path | None = None) -> TrainingConfig:
         config = TrainingConfig(**{**known, **given})
         if config.distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {config.distance!r}")
-        if config.judges not in get_args(Judges):
-            raise ValueError(f"judges must be one of {', '.join(get_args(Judges))}, not {config.judges!r}")
         if not (config.batch and config.clip and config.segment and config.judged):
             raise ValueError("batch, clip, segment and judged must be at least 1")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,7 +11,9 @@ the encoder may learn, too: what comes through its bottleneck is to tell the wor
     python -m models.source_filter.adversarial --work FOLDER [--steps N]
 
 reads checkpoint.pt of `models.source_filter.train` in FOLDER, or without one goes on from the shipped base (`--base
-models/source_filter/clear.npz`: from the network of `presets/clear.voice`), and writes adversarial.pt beside it.
+models/source_filter/clear.npz`: from the network of `presets/clear.voice`), and writes adversarial.pt beside it. What it learnt of
+the words with the encoder cost its decoder likeness: `--base blended.npz --blended` goes on from a blend of both decoders
+(`models.source_filter.blend`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.image_judge import spectrogram_judges
+from dsp.mel import hz_to_mel, mel_to_hz
+from models.image_judge import ImageJudge
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter.data import Crop, Recordings, read_table
@@ -42,7 +45,10 @@ from models.whisper import BandPower
 from models.words import CHANNELS, FRAME_S, Words, WordsLost, distance, said
 
 CHECKPOINT = "adversarial.pt"
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop, samples: pulses and plosives up to single harmonics
+BANDS = 96
 LOWEST_HZ, HIGHEST_HZ = 50.0, 1_200.0  # of a pitch that is moved
+LEAST_AMPLITUDE = 1e-4  # of a band, 80 dB under full scale
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,39 @@ class Losses:
     told: float
 
 
-class Judges(Discriminators):
-    """All resolutions. (Audio [batch, samples], speaker int64 [batch]) -> one `Verdict` each.
+class Spectrogram(ImageJudge):
+    """One resolution, which sees log magnitudes in mel-spaced bands.
 
     Waveform discriminators (periods) are no use here: minimum-phase filters give the phase away, whatever the network does.
     """
 
+    def __init__(self, fft: int, hop: int, speakers: int) -> None:
+        super().__init__(speakers)
+        self.fft, self.hop = fft, hop
+        bins = fft // 2 + 1
+        edges = mel_to_hz(np.linspace(0.0, float(hz_to_mel(SAMPLE_RATE / 2)), BANDS + 2)) / SAMPLE_RATE * fft
+        # Bands narrower than a bin take the bin's own width, or they would be empty.
+        low, high = np.minimum(edges[:-2], edges[1:-1] - 1), np.maximum(edges[2:], edges[1:-1] + 1)
+        at = np.arange(bins)[:, None]
+        weights = np.maximum(0.0, np.minimum((at - low) / (edges[1:-1] - low), (high - at) / (high - edges[1:-1])))
+        self.bands: Tensor
+        self.register_buffer("bands", torch.tensor(weights / weights.sum(0), dtype=torch.float32), persistent=False)
+
+    def forward(self, audio: Tensor, speaker: Tensor) -> Verdict:
+        spectrum = torch.stft(
+            audio, self.fft, self.hop, window=torch.hann_window(self.fft, device=audio.device), center=False, return_complex=True
+        ).abs()
+        amplitude = spectrum.transpose(1, 2) @ self.bands / self.fft**0.5
+        # To about zero mean and unit variance.
+        x = (0.4 * torch.log(amplitude + LEAST_AMPLITUDE) + 2.2).transpose(1, 2)[:, None]
+        return self.judge(x, speaker)
+
+
+class Judges(Discriminators):
+    """All resolutions. (Audio [batch, samples], speaker int64 [batch]) -> one `Verdict` each."""
+
     def __init__(self, speakers: int) -> None:
-        super().__init__(spectrogram_judges(SAMPLE_RATE, speakers))
+        super().__init__([Spectrogram(fft, hop, speakers) for fft, hop in RESOLUTIONS])
 
     def forward(self, audio: Tensor, speaker: Tensor) -> list[Verdict]:  # type: ignore[override]
         return [member(audio, speaker) for member in self.members]
@@ -336,9 +367,11 @@ def with_helpers(base: Trained, speakers: int) -> Trained:
 def main() -> None:
     parser = stage_parser("Sharpen a trained bank against discriminators, its words heard.", 2_000)
     parser.add_argument("--base", type=Path, help="a network to go on from, where there is no checkpoint.pt")
+    parser.add_argument("--blended", action="store_true", help="it is one: the encoder stays, as the recipe says")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = AdversarialConfig(**read_table(arguments.recipe, "adversarial"))
+    table = read_table(arguments.recipe, "adversarial") | (read_table(arguments.recipe, "blended") if arguments.blended else {})
+    config = AdversarialConfig(**table)
     recordings = Recordings(arguments.work / "packed")
     torch.manual_seed(config.seed)
     plain = arguments.work / PLAIN

@@ -8,7 +8,6 @@ from pedalboard.io import AudioFile
 
 torch = pytest.importorskip("torch")
 
-from models.image_judge import Spectrograms  # noqa: E402
 from models.llvc.checkpoint import load_generator, read_config  # noqa: E402
 from models.llvc.discriminators import Convolution, Discriminators, Scale  # noqa: E402
 from models.llvc.network import VARIANTS, Generator, GeneratorConfig  # noqa: E402
@@ -205,10 +204,8 @@ def test_voices_beyond_the_networks_and_a_strangers_checkpoint_are_refused(tmp_p
     assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("discriminators", [None, Spectrograms(RATE)], ids=["waveforms", "spectrograms"])
-def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder, discriminators):
-    recipe = replace(RECIPE, learning_rate=1e-3)
-    both = Trainer(Generator(NETWORK), discriminators, recipe, torch.device("cpu")) if discriminators else trainer(recipe)
+def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder):
+    both = trainer(replace(RECIPE, learning_rate=1e-3))
     pairs = Pairs(folder, RATE)
     for number in range(20):
         random = np.random.default_rng(number)
