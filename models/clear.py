@@ -23,8 +23,8 @@ from models.source_filter.weights import load_checkpoint
 
 SUFFIX = "-clear"
 RECIPE = Path(__file__).parent / "source_filter" / "bank.toml"
-# Of the content: all of it tells a few more of the words, and of the source's throat as well. The stream engine's pjs and kerstin had, on
-# 18 recordings after 600 steps from the blend, speaker cosines to the source of .61 and .60 with all of it.
+# Of the content: all of it tells a few more of the words, and of the source's throat as well. The stream engine's pjs and kerstin,
+# after 600 steps from the blend, had speaker cosines to the source of .61 and .60 with all of it.
 RESTRAINT = 0.85
 
 
