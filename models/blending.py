@@ -7,7 +7,9 @@ the words there is none that tells them, though: what lies between decodes the s
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,3 +23,16 @@ def between(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: fl
         name: second[name] if name.startswith(ENCODER) else torch.lerp(value, second[name], share)
         for name, value in first.items()
     }
+
+
+def blend_arguments(description: str) -> argparse.Namespace:
+    """What is to be blended, as the command line says: paths `first`, `second` and `out`, and `share`, 0 to 1."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--first", type=Path, required=True)
+    parser.add_argument("--second", type=Path, required=True)
+    parser.add_argument("--share", type=float, required=True, help="of the second, 0..1")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if not 0 <= arguments.share <= 1:
+        parser.error(f"expected a share of 0 to 1, got {arguments.share}")
+    return arguments

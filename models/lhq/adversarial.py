@@ -69,7 +69,7 @@ class AdversarialConfig:
     frames: int
     shifted: float
     learning_rate: float
-    encoder: float
+    encoder_learns: bool
     average: float
     adversarial: float
     features: float
@@ -144,7 +144,7 @@ class Game(nn.Module):
         self.config = config
         # In a tuple: those that hear the words are nobody's to train or to save.
         self.words = None if words is None else (words, BandsOfMel())
-        self.learns = words is not None and config.encoder > 0
+        self.learns = words is not None and config.encoder_learns
         self.teller = nn.Linear(conditioner.config.content, CHANNELS) if self.learns else None
         self.content = content if self.learns else replace(content, paired=0)
         if words:
@@ -245,17 +245,10 @@ def play(
     """Train until `steps`, resuming from `work`/sharp-`name`; the averages in there are what `bank` reads."""
     config = game.config
     averages = copy.deepcopy(game.learners())
-    conditioner = game.conditioner
-    encoding = [parameter for parameter in conditioner.encoder.parameters() if parameter.requires_grad]
-    making = [p for name, p in conditioner.named_parameters() if not name.startswith("encoder.")]
-    making += [*game.student.parameters(), *(game.teller.parameters() if game.teller else [])]
-    learning = making + encoding
-    optimiser = torch.optim.AdamW(
-        [{"params": making, "share": 1.0}, {"params": encoding, "share": config.encoder}],
-        lr=config.learning_rate,
-        betas=(0.8, 0.99),
-        weight_decay=0.01,
-    )
+    learning = [p for module in game.learners() for p in module.parameters() if p.requires_grad]
+    if game.teller:
+        learning += game.teller.parameters()
+    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(game.judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [pitch_range_hz(takes, voice) for voice in takes.voices]
     held = [takes.voices.index(voice) for voice in config.held if voice in takes.voices]  # other recordings have other voices
@@ -282,8 +275,7 @@ def play(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in (*optimiser.param_groups, *opponent.param_groups):
-            pace = min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
-            group["lr"] = config.learning_rate * group.get("share", 1.0) * pace
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
         own = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=config.shifted)
         others = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.others, shifted=0.0)
         target = rng.integers(len(takes.voices), size=config.batch)

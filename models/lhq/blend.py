@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.blending import between
+from models.blending import between, blend_arguments
 from models.source_filter.train import save
 
 MODULES = ("denoiser", "conditioner")
@@ -30,14 +29,7 @@ def blend(first: Path, second: Path, share: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Blend the weights of two students.")
-    parser.add_argument("--first", type=Path, required=True)
-    parser.add_argument("--second", type=Path, required=True)
-    parser.add_argument("--share", type=float, required=True, help="of the second, 0..1")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    if not 0 <= arguments.share <= 1:
-        parser.error(f"expected a share of 0 to 1, got {arguments.share}")
+    arguments = blend_arguments("Blend the weights of two students.")
     save(arguments.out, blend(arguments.first, arguments.second, arguments.share))
 
 

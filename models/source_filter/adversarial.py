@@ -59,7 +59,7 @@ class AdversarialConfig:
     batch: int
     chunks: int
     learning_rate: float
-    encoder: float
+    encoder_learns: bool
     average: float
     adversarial: float
     features: float
@@ -139,7 +139,7 @@ class Game(nn.Module):
         network.config = replace(network.config, content_noise=config.content_noise)
         self.trainer = Trainer(network, training)
         self.trainer.mean.prior.copy_(prior)
-        self.learns = words is not None and config.encoder > 0
+        self.learns = words is not None and config.encoder_learns
         network.encoder.requires_grad_(self.learns)
         self.judges = Judges(voices)
         # In a tuple: its weights are nobody's to train or to save.
@@ -256,15 +256,10 @@ def play(
     config, training = game.config, game.trainer.config
     network, judges = game.trainer.network, game.judges
     average = copy.deepcopy(network)
-    decoding = [*network.decoder.parameters(), *network.voices.parameters(), *(game.teller.parameters() if game.teller else [])]
-    encoding = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
-    learning = decoding + encoding
-    optimiser = torch.optim.AdamW(
-        [{"params": decoding, "share": 1.0}, {"params": encoding, "share": config.encoder}],
-        lr=config.learning_rate,
-        betas=(0.8, 0.99),
-        weight_decay=0.01,
-    )
+    learning = [p for p in network.parameters() if p.requires_grad]
+    if game.teller:
+        learning += game.teller.parameters()
+    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     opponent = torch.optim.AdamW(judges.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
     ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
     step, path = 0, work / CHECKPOINT
@@ -294,8 +289,7 @@ def play(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         torch.manual_seed(config.seed * 1_000_003 + step)
         for group in (*optimiser.param_groups, *opponent.param_groups):
-            pace = min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
-            group["lr"] = config.learning_rate * group.get("share", 1.0) * pace
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
         own = recordings.crop(rng, config.batch, chunks, config.helpers if game.words else 0.0)
         others = recordings.crop(rng, config.batch, chunks, 0.8)
         target = rng.integers(len(recordings.voices), size=config.batch)

@@ -7,10 +7,7 @@ What comes out is what `models.source_filter.adversarial --base` goes on from.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from models.blending import between
+from models.blending import between, blend_arguments
 from models.source_filter.network import Network
 from models.source_filter.weights import Trained, load_trained, save_trained
 
@@ -28,14 +25,7 @@ def blend(first: Trained, second: Trained, share: float) -> Trained:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Blend the weights of two networks.")
-    parser.add_argument("--first", type=Path, required=True)
-    parser.add_argument("--second", type=Path, required=True)
-    parser.add_argument("--share", type=float, required=True, help="of the second, 0..1")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    if not 0 <= arguments.share <= 1:
-        parser.error(f"expected a share of 0 to 1, got {arguments.share}")
+    arguments = blend_arguments("Blend the weights of two networks.")
     save_trained(blend(load_trained(arguments.first), load_trained(arguments.second), arguments.share), arguments.out)
 
 
