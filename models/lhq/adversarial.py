@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from models.device import CPU, DEVICES, pick_device
 from models.image_judge import ImageJudge
 from models.lhq.bands import BandsOfMel
 from models.lhq.bank import STUDENTS
@@ -154,6 +155,12 @@ class Game(nn.Module):
         conditioner.encoder.requires_grad_(self.learns)
         self.judges = Judges(voices)
 
+    def move(self, device: torch.device) -> None:
+        """To where it is to be played: with those that hear the words."""
+        self.to(device)
+        for module in self.words or ():
+            module.to(device)
+
     def learners(self) -> list[nn.Module]:
         """What the stage is for."""
         return [self.student, self.conditioner]
@@ -196,7 +203,7 @@ class Game(nn.Module):
         scale = self.student.config.scale
         student = self.start[0]
         assert isinstance(student, Denoiser)
-        t = torch.tensor(other_times(rng, len(noise), 1), dtype=torch.float32)[:, None, None]
+        t = torch.tensor(other_times(rng, len(noise), 1), dtype=torch.float32, device=noise.device)[:, None, None]
         z = diffuse(task.x, scale * noise, t)
         with torch.no_grad():
             wanted = denoising(student, task)(z, t)
@@ -241,9 +248,14 @@ def play(
     *,
     report_every: int = 50,
     save_seconds: float = 120.0,
+    device: torch.device = CPU,
 ) -> None:
-    """Train until `steps`, resuming from `work`/sharp-`name`; the averages in there are what `bank` reads."""
+    """Train until `steps`, resuming from `work`/sharp-`name`; the averages in there are what `bank` reads.
+
+    Batches and their disturbances are made on the CPU, the networks run on `device`. A run goes on on either.
+    """
     config = game.config
+    game.move(device)
     averages = copy.deepcopy(game.learners())
     learning = [p for module in game.learners() for p in module.parameters() if p.requires_grad]
     if game.teller:
@@ -255,7 +267,8 @@ def play(
     step, path = 0, work / f"sharp-{name}"
     parts: dict[str, Any] = {"game": game, "optimiser": optimiser, "opponent": opponent}
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        # On the CPU first: AdamW's count of steps stays there, and each of its parameters would else be waited for.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         for key, part in parts.items():
             part.load_state_dict(state[key])
         for average, key in zip(averages, ("denoiser", "conditioner"), strict=True):
@@ -281,7 +294,7 @@ def play(
         target = rng.integers(len(takes.voices), size=config.batch)
         moved = in_voices(others, target, ranges, rng)
         noise = torch.randn(2 * config.batch, config.frames, takes.mel.shape[1], generator=generator)
-        first, second = noise.split(config.batch)
+        first, second = noise.to(device).split(config.batch)
 
         heard = hear(game.conditioner, own, game.content, generator)
         task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
@@ -290,9 +303,10 @@ def play(
         with torch.no_grad():
             before = one_step(starting, asked_before, second)
         made = torch.cat([rebuilt, converted])
-        sung = sounding(own, held)
-        all_sung = torch.cat([sung, sounding(moved, held)])
-        speaker, both = torch.from_numpy(own.speaker), torch.from_numpy(np.concatenate([own.speaker, target]))
+        sung = sounding(own, held).to(device)
+        all_sung = torch.cat([sung, sounding(moved, held).to(device)])
+        both = torch.from_numpy(np.concatenate([own.speaker, target])).to(device)
+        speaker = both[: config.batch]
 
         # Recordings count as often as what is made, though there are half as many.
         lost = discriminator_loss(recorded=game.judges(task.x, sung, speaker), made=game.judges(made.detach(), all_sung, both))
@@ -310,8 +324,8 @@ def play(
         lost_words, told = torch.zeros(()), torch.zeros(())
         free = all_sung[config.batch :]
         if game.words:
-            free = torch.from_numpy(audible(moved, SILENT))  # consonants are for whoever hears the words
-            lost_words, told = game.words_lost(torch.from_numpy(others.mel), converted, content)
+            free = torch.from_numpy(audible(moved, SILENT)).to(device)  # consonants are for whoever hears the words
+            lost_words, told = game.words_lost(torch.from_numpy(others.mel).to(device), converted, content)
         kept = changed(converted, before, free)
         few = slice(0, config.batch // 4)
         other = game.elsewhere(task.rows(few), rng, first[few])
@@ -345,6 +359,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_500, help="beyond, the likeness still rises and DNSMOS falls")
     parser.add_argument("--blended", action="store_true", help="the student is one: the encoder stays, as the recipe says")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = Path(__file__).with_name("denoiser.toml")
@@ -362,7 +377,7 @@ def main() -> None:
         figures = " ".join(f"{key} {value:.4f}" for key, value in vars(losses).items())
         print(f"step {step} {figures} {time.monotonic() - began:.0f} s", flush=True)
 
-    play(takes, game, arguments.work, name, arguments.steps, report)
+    play(takes, game, arguments.work, name, arguments.steps, report, device=pick_device(arguments.device))
 
 
 if __name__ == "__main__":
