@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from models.equaliser import read_equalisers
 from models.lhq.bank import finished, member_name, song_graphs, stored
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.source_filter.adversarial import CHECKPOINT
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--quality", type=Path, help="JSON: voice -> figure -> number, as measured")
     arguments = parser.parse_args()
     quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
-    cards, tones = read_voices(RECIPE, Recordings(arguments.stream / "packed"), {})
+    cards, tones = read_voices(RECIPE, Recordings(arguments.stream / "packed"), {}, "clear_stream")
     names = [card.name for card in cards]
     trained = targets_only(load_checkpoint(arguments.stream / CHECKPOINT))
     if trained.voices != names:
@@ -56,7 +57,9 @@ def main() -> None:
     trained.network.encoder.whiten.restrain(RESTRAINT)
     cards = [clearer(card, quality.get(card.name + SUFFIX, {})) for card in cards]
     voices = {card.name: number for number, card in enumerate(cards)}
-    parts = song_graphs(arguments.song, finished(arguments.song, "lhq"), {name + SUFFIX: name for name in names}, RESTRAINT)
+    equalisers = {name + SUFFIX: levels for name, levels in read_equalisers(RECIPE, "clear_song").items()}
+    sisters = {name + SUFFIX: name for name in names}
+    parts = song_graphs(arguments.song, finished(arguments.song, "lhq"), sisters, RESTRAINT, equalisers)
     songs = {part: member_name("lhq", part) for part in parts}
     members = {songs[part]: stored("lhq", graph) for part, graph in parts.items()}
     members[STREAM_MODEL] = export_stream(trained.network, trained.prior, load_tracker(), voices, tones)

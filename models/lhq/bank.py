@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from models.equaliser import read_equalisers
 from models.lhq import export
 from models.lhq.content import Conditioner, Conditioning, load_content
 from models.lhq.train_content import CHECKPOINT as CONTENT
@@ -23,6 +24,7 @@ from models.pack import Part, Size, VoicePack, write_pack
 from models.source_filter.adversarial import Judges
 
 STUDENTS: dict[Size, str] = {"lhq": "student.pt", "mobile": "mobile.pt"}
+VOICES = Path(__file__).parent.parent / "source_filter" / "bank.toml"
 STORED: dict[Size, str] = {"lhq": "half", "mobile": "integer"}
 
 
@@ -34,10 +36,13 @@ def load_vocoder(path: Path) -> Vocoder:
     return vocoder.eval()
 
 
-def song_graphs(work: Path, student: str, voices: dict[str, str], restraint: float) -> dict[Part, onnx.ModelProto]:
+def song_graphs(
+    work: Path, student: str, voices: dict[str, str], restraint: float, equalisers: dict[str, list[float]]
+) -> dict[Part, onnx.ModelProto]:
     """The four graphs of one student of a work folder. `voices` are those of the pack, in its order, and their names in training.
 
-    `restraint` is the share of the content that the condition network is told: see `Whiten.restrain`.
+    `restraint` is the share of the content that the condition network is told: see `Whiten.restrain`. `equalisers` are those of
+    some of the pack's voices: see `dsp.equaliser`.
 
     Raises ValueError, one sentence, if the training did not know all of them.
     """
@@ -49,7 +54,9 @@ def song_graphs(work: Path, student: str, voices: dict[str, str], restraint: flo
     conditioner.encoder.whiten.restrain(restraint)
     return {
         "content": export.export_content(conditioner),
-        "condition": export.export_condition(conditioner, {name: trained.index(voice) for name, voice in voices.items()}),
+        "condition": export.export_condition(
+            conditioner, {name: trained.index(voice) for name, voice in voices.items()}, equalisers=equalisers
+        ),
         "denoiser": export.export_denoiser(denoiser),
         "vocoder": export.export_vocoder(load_vocoder(work / "vocoder.pt")),
     }
@@ -75,13 +82,14 @@ def stored(size: Size, graph: onnx.ModelProto) -> bytes:
 def add_songs(pack: VoicePack, work: Path, out: Path, restraint: float = 1.0) -> dict[Size, float]:
     """Write a pack with the song engine of a work folder added to it; megabytes of each size."""
     names = [card.name for card in pack.manifest.voices]
+    equalisers = {name: levels for name, levels in read_equalisers(VOICES, "song").items() if name in names}
     songs: dict[Size, dict[Part, str]] = {}
     members = {name: pack.read(name) for name in pack.manifest.members if not name.startswith("song_")}
     sizes = {}
     for size, student in STUDENTS.items():
         if not (work / student).exists():
             continue
-        graphs = song_graphs(work, finished(work, size), {name: name for name in names}, restraint)
+        graphs = song_graphs(work, finished(work, size), {name: name for name in names}, restraint, equalisers)
         songs[size] = {part: member_name(size, part) for part in graphs}
         made = {songs[size][part]: stored(size, graph) for part, graph in graphs.items()}
         sizes[size] = sum(map(len, made.values())) / 1e6

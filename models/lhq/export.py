@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,14 @@ def export_content(conditioner: Conditioner) -> onnx.ModelProto:
 
 
 def export_condition(
-    conditioning: Conditioning, voices: dict[str, int], encoder: EncoderCard | None = None
+    conditioning: Conditioning,
+    voices: dict[str, int],
+    encoder: EncoderCard | None = None,
+    equalisers: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """Content, pitch, loudness, shift, voice weights -> condition and coarse mel [1, T, 256 + bins]; `voices`: name -> number.
 
-    `encoder` is where the content comes from, if it is not the pack's own.
+    `encoder` is where the content comes from, if it is not the pack's own; `equalisers` are those of some of the voices.
     """
     track = torch.rand(1, EXAMPLE_FRAMES)
     inputs = {
@@ -85,6 +89,8 @@ def export_condition(
     metadata: dict[str, Any] = {"receptive_frames": conditioning.condition.receptive_frames, "voices": list(voices)}
     if encoder is not None:
         metadata["encoder"] = encoder.model_dump()
+    if equalisers:
+        metadata["equaliser_db"] = {name: list(levels) for name, levels in equalisers.items()}
     return traced(ConditionGraph(conditioning, list(voices.values())), "condition", inputs, ["condition"], metadata)
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from dsp.equaliser import BANDS as EQUALISER_BANDS
+from dsp.equaliser import gains_db
+from dsp.filters import gain_centres_hz
 from models.graph import Graph, ModelError, first_line, load_graph, read_metadata
 from models.lhq import diffusion
 from models.lhq.encoders import WIDEST, EncoderCard, on_grid
@@ -36,12 +39,16 @@ MOST_STEPS = 64
 TRIAL_FRAMES = 40  # of silence, with which a graph must run before it is trusted
 
 
+Equaliser = Annotated[list[Annotated[float, Field(ge=-24, le=24)]], Field(min_length=EQUALISER_BANDS, max_length=EQUALISER_BANDS)]
+
+
 class SongMetadata(Schema):
     """What a graph of the song engine says about itself, as JSON under `METADATA_KEY` in the model's properties.
 
     `receptive_frames` on each side are what a frame of the output may depend on; `voices` has the condition graph alone, and
     the denoiser alone the standard deviation that its z must have at t = 1, `noise_scale`. With `encoder`, again of the condition
-    graph, content comes from an encoder that the user has, and there is no content graph.
+    graph, content comes from an encoder that the user has, and there is no content graph. `equaliser_db`, of the condition graph as
+    well, is what conversions lack of the long-term spectrum of some of its voices: see `dsp.equaliser`.
     """
 
     format: Literal[1]
@@ -54,6 +61,7 @@ class SongMetadata(Schema):
     noise_scale: float = Field(default=1.0, gt=0, le=10)
     mel: Literal["default"] = "default"
     encoder: EncoderCard | None = None
+    equaliser_db: dict[VoiceName, Equaliser] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ class SongModel:
         self._reach: dict[Part, int] = {part: found.receptive_frames for part, found in metadata.items()}
         self.voices: tuple[str, ...] = tuple(metadata["condition"].voices)
         self.encoder = metadata["condition"].encoder
+        self._equaliser = equalisers(self.voices, metadata["condition"].equaliser_db)
 
     @classmethod
     def from_bytes(cls, data: Mapping[Part, bytes], names: Mapping[Part, str], where: str) -> SongModel:
@@ -256,9 +265,10 @@ class SongModel:
                     voiced=drawn.of(take.voiced)[None],
                 )
             with watch("synthesis"):
+                equaliser = np.asarray(voice, np.float32) @ self._equaliser
                 audio = synthesise(
-                    sounding.within(drawn, harmonic[0]),
-                    sounding.within(drawn, noise_gain[0]),
+                    sounding.within(drawn, harmonic[0]) + equaliser,
+                    sounding.within(drawn, noise_gain[0]) + np.tile(equaliser, NOISE_STEPS),
                     sounding.of(take.f0),
                     sounding.of(take.voiced),
                     sounding.start,
@@ -286,6 +296,14 @@ class SongModel:
         heard = wanted.wider(self._reach["content"], self._reach["content"], len(take.f0))
         (content,) = self._run("content", features=heard.of(take.features)[None])
         return wanted.within(heard, content[0])
+
+
+def equalisers(voices: Sequence[str], found: Mapping[str, Sequence[float]]) -> Floats:
+    """[voices, GAINS] log gains; nothing for a voice that has none."""
+    table = np.zeros((len(voices), GAINS), np.float32)
+    for name, levels in found.items():
+        table[voices.index(name)] = np.log(10) / 20 * gains_db(levels, gain_centres_hz(SAMPLE_RATE, GAINS))
+    return table
 
 
 @dataclass(frozen=True)
@@ -356,6 +374,8 @@ def _metadata(graph: Graph, part: Part, name: str) -> SongMetadata:
         raise ModelError(f"{name} must name its voices, it names none")
     if len(set(metadata.voices)) != len(metadata.voices):
         raise ModelError(f"{name}: its voices must differ from each other, got {metadata.voices}")
+    if strange := sorted(metadata.equaliser_db.keys() - set(metadata.voices)):
+        raise ModelError(f"{name} must have equalisers for its voices {metadata.voices} alone, it has one for {strange[0]!r}")
     return metadata
 
 

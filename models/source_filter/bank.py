@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from models.equaliser import read_equalisers
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.source_filter.data import Recordings, read_table
 from models.source_filter.export import Tone, export_stream
@@ -38,13 +39,18 @@ def write_bank(trained: Trained, cards: list[VoiceCard], tones: list[Tone], titl
 
 
 def read_voices(
-    recipe: Path, recordings: Recordings, quality: dict[str, dict[str, float]]
+    recipe: Path, recordings: Recordings, quality: dict[str, dict[str, float]], network: str
 ) -> tuple[list[VoiceCard], list[Tone]]:
-    """The `[[voice]]` tables of a recipe, with the range heard in the recordings and the measured figures."""
-    cards, tones = [], []
+    """The `[[voice]]` tables of a recipe, with the range heard in the recordings and the measured figures.
+
+    `network` is the one whose equalisers the tones have.
+    """
+    cards, tones, equalisers = [], [], read_equalisers(recipe, network)
     for table in read_table(recipe, "voice"):
         heard = recordings.f0_range_hz(table["name"])
-        tones.append(Tone(**{"timbre_hz": heard, **table.pop("tone", {})}))
+        tone = Tone(**{"timbre_hz": heard, **table.pop("tone", {})})
+        tones.append(replace(tone, equaliser_db=equalisers.get(table["name"], tone.equaliser_db)))
+        table.pop("equaliser_db", None)
         rounded = (round(heard[0], 1), round(heard[1], 1))
         cards.append(VoiceCard(**table, f0_range_hz=rounded, quality=quality.get(table["name"], {})))
     return cards, tones
@@ -63,7 +69,7 @@ def main() -> None:
     trained = targets_only(load_checkpoint(finished if finished.exists() else arguments.work / "checkpoint.pt"))
     trained.network.encoder.whiten.restrain(arguments.restraint)
     quality = json.loads(arguments.quality.read_text()) if arguments.quality else {}
-    cards, tones = read_voices(arguments.recipe, Recordings(arguments.work / "packed"), quality)
+    cards, tones = read_voices(arguments.recipe, Recordings(arguments.work / "packed"), quality, "stream")
     if arguments.base:
         save_trained(trained, arguments.base)
     # The strictest of the voices' licences holds for the network that carries them all.

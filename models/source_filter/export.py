@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from dsp.equaliser import BANDS as EQUALISER_BANDS
+from dsp.equaliser import gains_db
 from models.graph import METADATA_KEY
 from models.source_filter.features import (
     ANALYSIS_BINS,
@@ -45,6 +47,7 @@ from models.source_filter.synthesis import (
     FFT,
     GAINS,
     NOISE_FRAMES,
+    gain_centres_hz,
     hann,
     harmonics_below_nyquist,
     minimum_phase_matrix,
@@ -188,10 +191,13 @@ class Tone:
     emphasis : float
         How far the voice is moved from the mean of its bank, away from what the voices share with the source; trained at 1. At 1.4
         DNSMOS fell, at 2.2 the sound broke.
+    equaliser_db : sequence of float
+        What conversions lack of the voice's long-term spectrum: see `dsp.equaliser`.
     """
 
     timbre_hz: tuple[float, float] = TIMBRE_HZ
     emphasis: float = 1.2
+    equaliser_db: Sequence[float] = (0.0,) * EQUALISER_BANDS
 
 
 class StepGraph(nn.Module):
@@ -209,6 +215,8 @@ class StepGraph(nn.Module):
             mean, emphasis = embeddings.mean(0, keepdim=True), torch.tensor([[tone.emphasis] for tone in tones])
             self.voice_bias = nn.Parameter(network.decoder.voice(mean + emphasis * (embeddings - mean)))
         self.timbre_hz = constant(np.array([tone.timbre_hz for tone in tones]))
+        nepers = math.log(10) / 20 * np.array([gains_db(tone.equaliser_db, gain_centres_hz()) for tone in tones])
+        self.equaliser = constant(nepers)
         self.analysis = RealDFT(WINDOW, ANALYSIS_GROUPS)
         self.pulse_analysis = RealDFT(2 * HOP, GROUPS)
         self.synthesis = InverseRealDFT()
@@ -287,7 +295,7 @@ class StepGraph(nn.Module):
                 x = x + voice @ self.voice_bias
             entered.append(x)
             x = x + block.mix(x * block.depthwise[-1] + owed[k])
-        gains = self.leave(x).reshape(4, GAINS)  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
+        gains = self.leave(x).reshape(4, GAINS) + voice @ self.equaliser  # rows: hop 0 harmonic, hop 0 noise, hop 1 ...
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
         # What lies below EXPAND_BELOW counts twice. The constant that this takes from all the rest is in `magnitude_bias`.
         above = loudness - EXPANDED_FROM

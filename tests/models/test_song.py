@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from packs import model_proto, value
 from song_packs import song_graphs, song_metadata, write_song_pack
 
+from dsp.equaliser import BANDS as EQUALISER_BANDS
 from models.graph import ModelError
 from models.lhq.features import BANDS
 from models.lhq.song import HOP, PARTS, Frames, SongModel
@@ -76,6 +77,17 @@ def test_weights_mix_voices():
     assert 10 * np.log10(power[2] / power[0]) == pytest.approx(6, abs=1)
 
 
+def test_an_equaliser_is_heard_in_its_own_voice_and_in_its_share_of_a_mix():
+    graphs, song = song_graphs({"a": 0.0, "b": 0.0}), take(120)
+    metadata = song_metadata("condition", ["a", "b"]) | {"equaliser_db": {"b": [-6.0] * EQUALISER_BANDS}}
+    helper.set_model_props(graphs["condition"], {"plugin_bridge": json.dumps(metadata)})
+    model = load(graphs)
+    spectra = [np.abs(np.fft.rfft(model.convert(song, 0, 120, np.array(w, np.float32)))) for w in ([1, 0], [0, 1], [0.5, 0.5])]
+    power = [np.mean(spectrum[: 120 * HOP * 7_000 // 40_000] ** 2) for spectrum in spectra]  # above 8 kHz it fades
+    assert 10 * np.log10(power[1] / power[0]) == pytest.approx(-6, abs=0.5)
+    assert 10 * np.log10(power[2] / power[0]) == pytest.approx(-3, abs=0.5)
+
+
 def spoilt(part: str, changes: dict[str, object]) -> dict[str, onnx.ModelProto]:
     graphs = song_graphs({"a": 0.0})
     metadata = song_metadata(part, ["a"]) | changes
@@ -95,6 +107,9 @@ def spoilt(part: str, changes: dict[str, object]) -> dict[str, onnx.ModelProto]:
         ("condition", {"voices": ["a", "a"]}, "must differ"),
         ("condition", {"voices": ["a", "b"]}, "'voice' must have the shape [1, 2]"),
         ("content", {"mel": "paper"}, "mel"),
+        ("condition", {"equaliser_db": {"a": [0.0] * (EQUALISER_BANDS - 1)}}, "equaliser_db.a"),
+        ("condition", {"equaliser_db": {"a": [0.0] * (EQUALISER_BANDS - 1) + [99.0]}}, "equaliser_db.a"),
+        ("condition", {"equaliser_db": {"b": [0.0] * EQUALISER_BANDS}}, "it has one for 'b'"),
         ("content", {"code": "import os"}, "code"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any  # noqa: E402
 
 from pedalboard.io import AudioFile  # noqa: E402
 
+from dsp.equaliser import centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
@@ -198,6 +199,20 @@ def test_emphasis_moves_a_voice_away_from_the_mean_of_its_bank() -> None:
         converted(network, twice, 1.0, (1.0, 0.0)), converted(network, plain, 1.0, (1.5, -0.5)), atol=1e-5
     )
     assert np.array_equal(converted(network, none, 1.0, (1.0, 0.0)), converted(network, none, 1.0, (0.0, 1.0)))
+
+
+def test_an_equaliser_is_heard_in_its_own_voice_alone() -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(voices=2)).eval()
+    levels = np.where(centres_hz() < 1_500, 0.0, -9.0)
+    plain, dark = [Tone(), Tone()], [Tone(equaliser_db=levels), Tone()]
+    assert np.array_equal(converted(network, plain, 1.0, (0.0, 1.0)), converted(network, dark, 1.0, (0.0, 1.0)))
+    hz = np.fft.rfftfreq(30 * 512, 1 / 48_000)
+    for weights, wanted in (((1.0, 0.0), -9.0), ((0.5, 0.5), -4.5)):
+        before, after = (np.abs(np.fft.rfft(converted(network, tones, 1.0, weights))) ** 2 for tones in (plain, dark))
+        for low, high, change in ((300, 1_000, 0.0), (2_500, 7_000, wanted)):
+            inside = (hz > low) & (hz < high)
+            assert 10 * np.log10(after[inside].sum() / before[inside].sum()) == pytest.approx(change, abs=0.7)
 
 
 def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Path) -> None:
