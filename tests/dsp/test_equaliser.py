@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsp.equaliser import BANDS, FFT, HOP, NOTHING_HZ, RATE, centres_hz, equaliser_db, gains_db, long_term_spectrum_db
+from dsp.equaliser import BANDS, FFT, HOP, NOTHING_HZ, RATE, centres_hz, equalised, equaliser_db, gains_db, long_term_spectrum_db
 from dsp.singer import Note, sing
 
 
@@ -62,3 +62,16 @@ def test_between_the_bands_are_straight_lines_and_far_above_is_nothing() -> None
 def test_silence_has_no_spectrum(audio: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected a sound of at least 64 ms"):
         long_term_spectrum_db(audio)
+
+
+@pytest.mark.parametrize("samples", [RATE, RATE + 77, 300])
+def test_an_equaliser_filters_in_place(samples: int) -> None:
+    random = np.random.default_rng(4)
+    audio = random.normal(0, 0.1, samples)
+    assert np.abs(equalised(audio, [0.0] * BANDS) - audio).max() < 1e-6
+    assert np.abs(equalised(audio, [6.0] * BANDS)[100:-100]).max() > 1.5 * np.abs(audio[100:-100]).max()
+    time = np.arange(RATE) / RATE
+    for hz, wanted in ((500.0, 0.0), (4_000.0, -12.0)):
+        tone = np.sin(2 * np.pi * hz * time)
+        made = equalised(tone, list(np.where(centres_hz() < 1_500, 0.0, -12.0)))
+        assert np.abs(made - 10 ** (wanted / 20) * tone)[2_000:-2_000].max() < 0.01  # of its phase, too
