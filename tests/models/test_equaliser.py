@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from pedalboard.io import AudioFile
 
 pytest.importorskip("torch")
 
@@ -18,6 +18,11 @@ from dsp.singer import Note, sing
 RECIPE = Path(command.__file__).parent / "source_filter" / "bank.toml"
 
 
+def write(path: Path, audio: np.ndarray, rate: int) -> None:
+    with AudioFile(str(path), "w", rate, 1) as file:
+        file.write(audio.astype(np.float32)[None])
+
+
 def test_the_command_finds_what_conversions_lack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -25,11 +30,11 @@ def test_the_command_finds_what_conversions_lack(
         (tmp_path / name).mkdir()
     for number, height in enumerate((50, 57, 62)):
         audio = sing([Note(height, 0.4, vowel) for vowel in "aeiou"], 48_000, seed=number).audio
-        soundfile.write(tmp_path / "own" / f"{number}.wav", audio, 48_000)
+        write(tmp_path / "own" / f"{number}.wav", audio, 48_000)
         # A pole at 1 kHz.
         hz = np.maximum(np.fft.rfftfreq(len(audio), 1 / 48_000), 1)
         dark = np.fft.irfft(np.fft.rfft(audio) / np.sqrt(1 + (hz / 1_000) ** 2), len(audio))
-        soundfile.write(tmp_path / "made" / f"{number}.wav", 0.5 * dark, 48_000)
+        write(tmp_path / "made" / f"{number}.wav", 0.5 * dark, 48_000)
     monkeypatch.setattr(sys, "argv", ["equaliser", str(tmp_path / "own"), str(tmp_path / "made")])
     command.main()
     found = np.array([float(value) for value in capsys.readouterr().out.strip().strip("[]").split(",")])

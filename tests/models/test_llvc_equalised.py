@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from pedalboard.io import AudioFile
 
 pytest.importorskip("torch")
 
@@ -36,15 +36,15 @@ def test_each_recording_gets_its_targets_spectrum_and_the_pairs_stay_pairs(tmp_p
         whole = phrase(height)
         made[folder, name] = through(whole, corner)
         for number, part in enumerate(np.array_split(np.arange(len(whole)), 2)):
-            soundfile.write(pairs / folder / f"{name}_{number:03d}_original.wav", whole[part], RATE)
-            soundfile.write(pairs / folder / f"{name}_{number:03d}_converted.wav", made[folder, name][part], RATE)
+            write(pairs / folder / f"{name}_{number:03d}_original.wav", whole[part].astype(np.float32))
+            write(pairs / folder / f"{name}_{number:03d}_converted.wav", made[folder, name][part].astype(np.float32))
     target = [long_term_spectrum_db(phrase(height)) for height in (48, 53, 59)]
     assert equalise(target, pairs, out) == 3
     assert (out / "teacher.json").read_text() == "{}"
     inside = (centres_hz() > 300) & (centres_hz() < 6_000)
     wanted = np.mean(target, axis=0)
     for (folder, name), before in made.items():
-        clips = [soundfile.read(out / folder / f"{name}_{number:03d}_converted.wav")[0] for number in (0, 1)]
+        clips = [read(out / folder / f"{name}_{number:03d}_converted.wav") for number in (0, 1)]
         # The slope, in dB from 300 Hz to 6 kHz: the rest is the harmonics of its pitch.
         before_db, after_db = (
             24 * np.polyfit(np.arange(48)[inside], (long_term_spectrum_db(audio) - wanted)[inside], 1)[0]
@@ -59,6 +59,7 @@ def test_pairs_of_another_rate_and_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected pairs such as train/a_000_converted\.wav"):
         equalise([np.zeros(48)], tmp_path, tmp_path / "out")
     (tmp_path / "train").mkdir()
-    soundfile.write(tmp_path / "train" / "a_000_converted.wav", np.zeros(4_800), 48_000)
+    with AudioFile(str(tmp_path / "train" / "a_000_converted.wav"), "w", 48_000, 1) as file:
+        file.write(np.zeros((1, 4_800), np.float32))
     with pytest.raises(ValueError, match=r"expected pairs of 16000 Hz, but .* has 48000 Hz"):
         equalise([np.zeros(48)], tmp_path, tmp_path / "out")
