@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from dsp.equaliser import FFT, RATE, centres_hz, long_term_spectrum_db
 from dsp.singer import Note, sing
-from models.llvc.equalised import equalise
+from models.llvc.equalised import equalise, read, write
 from models.llvc.pairs import Pairs
 
 
