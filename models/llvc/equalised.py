@@ -22,7 +22,7 @@ from pedalboard.io import AudioFile
 
 from dsp.equaliser import RATE, equalised, equaliser_db, long_term_spectrum_db
 from models.equaliser import spectra
-from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER
+from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, TRAINING, VALIDATION
 from models.llvc.train import replace_file
 
 HIGHEST_PEAK = 0.99
@@ -50,7 +50,7 @@ def write(path: Path, audio: NDArray[np.float32]) -> None:
 def equalise(target: list[NDArray[np.float64]], pairs: Path, out: Path) -> int:
     """Write the pairs of `pairs`/train and val into `out`, equalised to spectra of the target; the number of recordings."""
     recordings: dict[tuple[str, str], list[str]] = {}
-    for part in ("train", "val"):
+    for part in (TRAINING, VALIDATION):
         (out / part).mkdir(parents=True, exist_ok=True)
         for path in sorted((pairs / part).glob(f"*{CONVERTED}")):
             name = path.name.removesuffix(CONVERTED)
