@@ -223,6 +223,8 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
         with self._lock:
             samples = self._layout.read(input_array)
             if samples.size == 0:
+                if reset:
+                    self._running = "no"  # as with any other whole signal
                 return np.zeros(input_array.shape, np.float32)
             x = _clean(samples)
             chain = self._arrange(Stream(hertz, x.shape[0], None))

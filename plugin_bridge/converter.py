@@ -117,6 +117,7 @@ class VoiceConverter(AudioEffect):
 
     __slots__ = (
         "__weakref__",
+        "_begun",
         "_bypass",
         "_engines",
         "_faults",
@@ -179,6 +180,7 @@ class VoiceConverter(AudioEffect):
         self._promised = False  # `prepare` was called: the latency must hold until it is called again
         self._running = False  # in the middle of a stream
         self._trimmed = False  # the last call was to `process`, which leaves out the first `latency_samples`
+        self._begun = 0  # where, in all that the stream heard, the pieces of `process` begin
         self._flat = True  # `process_block` was last given [n] rather than [channels, n]
         self.pitch_shift, self.formant_shift = pitch_shift, formant_shift
         self.mix, self.gain_db, self.gate_db = mix, gain_db, gate_db
@@ -455,7 +457,7 @@ class VoiceConverter(AudioEffect):
     def _processed(self, samples: NDArray[np.floating], rate: Fraction, reset: bool) -> NDArray[np.float32]:
         """What `process` makes of checked audio [channels, n]: as many channels. Called under the lock."""
         channels, n = samples.shape
-        self._trimmed = True
+        goes_on, self._trimmed = self._running and self._trimmed, True
         if samples.size == 0:
             if reset and self._stream is not None:
                 self._restart(self._stream)
@@ -467,12 +469,18 @@ class VoiceConverter(AudioEffect):
             out = np.empty((channels, n), np.float32)
             self._feed(stream, samples, n + latency, latency, out)
         else:
-            omit = min(n, max(0, latency - stream.position))
+            if not (goes_on and self._running):
+                self._begun = stream.position  # after a whole signal or live blocks, what they left still sounds
+            omit = min(n, self._owed(stream))
             out = np.empty((channels, n - omit), np.float32)
             stream.take(self._numbers, self._bypass, self._engines)
             self._running = True
             self._feed(stream, samples, n, omit, out)
         return out
+
+    def _owed(self, stream: HostStream) -> int:
+        """Samples that the pieces of `process` are still to leave out."""
+        return max(0, stream.setup.latency - (stream.position - self._begun))
 
     def _stream_for(self, rate: Fraction, channels: int, any_block: bool) -> HostStream:
         """The stream there is, if it serves, else a new one."""
@@ -521,7 +529,7 @@ class VoiceConverter(AudioEffect):
             out = np.empty((channels, 0), np.float32)
             if stream is not None and self._running:
                 latency = stream.setup.latency
-                omit = max(0, latency - stream.position) if self._trimmed else 0
+                omit = self._owed(stream) if self._trimmed else 0
                 out = np.empty((channels, latency - omit), np.float32)
                 self._feed(stream, np.empty((channels, 0), np.float32), latency, omit, out)
                 self._restart(stream)

@@ -358,6 +358,28 @@ class TestState:
         assert not processor.process(np.zeros(4800, np.float32), RATE, reset=False).any()
 
 
+class TestStreamsAfterOtherCalls:
+    """The pieces of a stream are in time with the input, whatever the processor was used for before."""
+
+    @pytest.mark.parametrize("make", [lambda: VoiceConverter("delay512", bypass=True), lambda: Board([converter(bypass=True)])])
+    @pytest.mark.parametrize("before", ["a whole signal", "live blocks", "nothing to convert"])
+    def test_are_in_time(self, make: Callable[[], Any], before: str) -> None:
+        x, processor = noise(24_000), make()
+        if before == "a whole signal":
+            processor(noise(RATE), RATE)
+        elif before == "live blocks":
+            processor.prepare(RATE)
+            processor.process_block(noise(1, 5000))
+        else:
+            processor.process(noise(5000), RATE, reset=False)
+            assert processor(np.zeros(0, np.float32), RATE).size == 0
+        pieces = [processor.process(piece, RATE, reset=False) for piece in np.split(x, [7, 300, 9000])]
+        y = np.concatenate([*pieces, processor.flush()])
+        assert len(y) == len(x)
+        # Bypass comes in with a short fade.
+        np.testing.assert_allclose(y[4800:], x[4800:], atol=1e-6)
+
+
 class TestContainers:
     """Pedalboard's tests of chains and mixes, with a Board around them."""
 
