@@ -35,6 +35,7 @@ def clearer(card: VoiceCard, quality: dict[str, float]) -> VoiceCard:
         "name": card.name + SUFFIX,
         "display_name": f"{card.display_name}, clear words",
         "kind": f"{card.kind}. Clearer words than {card.name}, less likeness",
+        "limits": f"Less like the singer than {card.name}. {card.limits}",
         "training_data": f"{card.training_data}. Whisper tiny.en (OpenAI, MIT licence) heard whether the words survived",
         "quality": quality,
     }

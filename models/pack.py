@@ -45,6 +45,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hertz = Annotated[float, Field(ge=20.0, le=4000.0)]
 
 
+# What converting someone's voice asks of whoever does it.
+DUTY = (
+    "Convert to a voice only if the person it belongs to agreed to that use. "
+    "Say that a voice was converted when listeners would otherwise take it for the person."
+)
+
+
 class PackError(ValueError):
     """A voice pack cannot be used; the message is one sentence that names the file."""
 
@@ -52,17 +59,21 @@ class PackError(ValueError):
 class VoiceCard(Schema):
     """One voice of a pack, for people and for choosing a transposition.
 
-    `name` is what users type; `f0_range_hz` the range in which the voice was trained; `quality` measured figures.
+    `name` is what users type; `singer` the person; `f0_range_hz` the range in which the voice was trained; `limits` what it is not
+    good for; `quality` measured figures; `duty` what using it asks.
     """
 
     name: VoiceName
     display_name: Line
     language: Line = ""
     kind: Line = ""
+    singer: Text = ""
     f0_range_hz: tuple[Hertz, Hertz]
     licence: Line
     credits: Text
     training_data: Text
+    limits: Text = ""
+    duty: Text = DUTY
     quality: dict[Line, float] = Field(default_factory=dict, max_length=64)
 
     @model_validator(mode="after")

@@ -84,11 +84,21 @@ def _number(name: str) -> OptionInfo:
 
 
 @app.command()
-def voices() -> None:
-    """List the voices at hand, with their range and licence."""
+def voices(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Show these voices' cards instead.")] = None,
+) -> None:
+    """List the voices at hand, with their range and licence; or all that the cards of some of them say."""
     from plugin_bridge.voices import broken_packs, find_voice
     from plugin_bridge.voices import voices as voice_names
 
+    if names:
+        try:
+            cards = [find_voice(name).card for name in names]
+        except ValueError as error:
+            _fail(str(error))
+        for card in cards:
+            _print_card(card)
+        return
     table = _table("Voice", "Name", "Language", "Kind", "Range", "Licence")
     for name in voice_names():
         card = find_voice(name).card
@@ -1138,6 +1148,29 @@ def _table(*heads: str, title: str | None = None) -> Table:
 
 def _print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+def _print_card(card: VoiceCard) -> None:
+    """All that a voice's card says, one thing a row; figures by the names that `evaluate` gives them in JSON."""
+    table = _table("", card.name)
+    low, high = card.f0_range_hz
+    about = {
+        "Name": card.display_name,
+        "Singer": card.singer,
+        "Language": card.language,
+        "Kind": card.kind,
+        "Range": f"{low:.0f}-{high:.0f} Hz",
+        "Made of": card.training_data,
+        "Limits": card.limits,
+        "Licence": card.licence,
+        "Credits": card.credits,
+        "You": card.duty,
+        "Figures": ", ".join(f"{name} {value:g}" for name, value in card.quality.items()),
+    }
+    for head, text in about.items():
+        if text:
+            table.add_row(head, Text(text))
+    _print_table(table)
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

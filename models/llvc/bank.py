@@ -22,6 +22,9 @@ from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
 from models.schema import NAME_PATTERN, first_problem
 
+# Of a voice that shapes its source's own sound.
+LIMITS = "It shapes the source's own sound: likeness is least where the source is far from the target, and no pitch is its own."
+
 
 def write_voices(generator: Generator, cards: list[VoiceCard], title: str, options: ExportOptions, out: Path) -> None:
     """Export the stream graph and write the pack. `cards` are in the order of the generator's voices."""
@@ -80,7 +83,7 @@ def train_voice(
     cards = []
     for voice, (own, teacher) in enumerate(zip(names, teachers, strict=True)):
         clips = sum(pair.voice == voice for pair in training.pairs)
-        about = {"name": own, "display_name": own, "kind": f"{variant}, taught by {teacher.name}", "quality": {}}
+        about = {"name": own, "display_name": own, "kind": f"{variant}, taught by {teacher.name}", "limits": LIMITS, "quality": {}}
         about["training_data"] = f"{clips} clips, converted by {teacher.name}, which learned from: {teacher.training_data}"[:10_000]
         cards.append(teacher.model_copy(update=about))
     write_voices(generator.cpu(), cards, name, options, out)

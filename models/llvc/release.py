@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from models.llvc.bank import write_voices
+from models.llvc.bank import LIMITS, write_voices
 from models.llvc.checkpoint import load_generator
 from models.llvc.export import ExportOptions
 from models.llvc.network import VARIANTS
@@ -27,6 +27,7 @@ def pupil(table: dict[str, str], teacher: VoiceCard, quality: dict[str, float]) 
         "name": table["name"],
         "display_name": table["display_name"],
         "kind": f"{table['variant']}, taught by {teacher.name}",
+        "limits": LIMITS,
         "credits": f"{teacher.credits}. Spoken and sung for the teacher to convert: {SOURCES}",
         "training_data": f"{SOURCES}, converted by {teacher.name}, which learned from: {teacher.training_data}",
         "quality": quality,

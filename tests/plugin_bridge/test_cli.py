@@ -307,6 +307,16 @@ def test_voices_are_listed_and_broken_packs_told(tmp_path, monkeypatch):
     assert "bad.voice" in one_sentence(result)
 
 
+def test_a_voices_card_says_who_it_is_and_what_it_asks():
+    result = run("voices", "pjs", "kerstin-llvc")
+    assert result.exit_code == 0, result.stderr
+    told = " ".join(result.stdout.split())
+    for text in ("Junya Koguchi", "CC BY-SA 4.0", "31 minutes", "Vassil Panayotov", "Kerstin", "agreed to that use"):
+        assert text in told
+    assert "speaker_cosine" in told and "Limits" in told
+    assert run("voices", "nobody").exit_code == 2
+
+
 def test_bench_prints_and_writes_what_it_measures(tmp_path):
     result = run("bench", "--voice", "delay512", "--seconds", "1", "--out", tmp_path / "bench.json")
     assert result.exit_code == 0, result.stderr
