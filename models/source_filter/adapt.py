@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.checkpoint import restoring
 from models.pack import VoiceCard
 from models.schema import NAME_PATTERN
 from models.source_filter.adversarial import CHECKPOINT as SHARP
@@ -120,7 +121,10 @@ def train_voice(
         sharpening = AdversarialConfig(**read_table(recipe.with_name("adapt.toml"), "adversarial"))
         game = Game(trained.network, trained.prior, 1, config, sharpening)
         started = time.monotonic()
-        first = torch.load(work / SHARP, weights_only=True)["step"] if (work / SHARP).exists() else 0
+        first = 0
+        if (work / SHARP).exists():
+            with restoring(work / SHARP) as state:
+                first = state["step"]
 
         def sharpened(step: int, now: Losses) -> None:
             nonlocal losses
