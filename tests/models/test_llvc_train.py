@@ -215,11 +215,12 @@ def test_a_checkpoint_against_other_discriminators_is_refused(tmp_path, folder):
     assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
 
 
-def test_clips_too_short_for_the_losses_are_refused(folder):
-    """The least that is asked for is enough, at every rate."""
-    for rate, least in ((8_000, 1025), (16_000, 1025), (48_000, 3073)):
+def test_clips_too_short_for_the_losses_are_refused():
+    """The least that is asked for is enough."""
+    discriminators = trainer().discriminators
+    assert Period(37)(torch.zeros(1, 1, 37)).scores.isfinite().all()
+    for rate, least in ((16_000, 1025), (48_000, 3073)):
         generator = Generator(replace(NETWORK, sample_rate=rate))
-        discriminators = Discriminators([Scale([Convolution(8, 15, 1, 1), Convolution(8, 11, 2, 2)]), Period(37)])
         recipe = replace(RECIPE, clip=least, segment=37, judged=37, envelope=1.0)
         both = Trainer(generator, discriminators, recipe, torch.device("cpu"))
         losses = both.step(0.1 * torch.randn(2, 2, 1, least), np.random.default_rng(0), 0)
