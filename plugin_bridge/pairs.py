@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
-import multiprocessing
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
+from pydantic import ValidationError
 
-from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, read_teacher
+from models.llvc.pairs import CONVERTED, MAX_CARD_BYTES, ORIGINAL, TEACHER
+from models.pack import STREAM_MODEL
+from models.schema import Line, Schema, first_problem
 from plugin_bridge.convert import Settings, convert_file
-from plugin_bridge.files import plan, replacing
+from plugin_bridge.files import audio_below, listed, readable_suffixes, replacing
 from plugin_bridge.recording import load_mono
 from plugin_bridge.voices import find_voice
+from plugin_bridge.workers import spread
 
 CLIP_S = 4.096  # 65,536 samples at 16 kHz, as the authors train with
 SHORTEST_S = 1.0  # what is left of a recording after its last whole clip, and shorter, is dropped
 ONE_IN = 20  # speakers go to dev, and of the others' recordings as many to val
 HIGHEST_PEAK = 0.99
+MAKING = "pairs.json"  # beside the teacher's card: with what the pairs were made
+
+
+class Making(Schema):
+    """What pairs were made with; all that makes them what they are besides the recordings. `model` is the sha256 of the voice's."""
+
+    voice: Line
+    model: Line
+    sample_rate: int
+    transpose: float | Literal["auto"]
+
+    def __str__(self) -> str:
+        transposed = "auto" if self.transpose == "auto" else f"{self.transpose:g}"
+        return f"of {self.voice} ({self.model[:8]}) at {self.sample_rate} Hz with the transposition {transposed}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +67,17 @@ def plan_pairs(folder: Path, out: Path) -> list[PairJob]:
     Raises
     ------
     ValueError
-        If there are not at least two recordings.
+        If `folder` is none, or does not hold at least two recordings, or is `out`.
     """
-    jobs, problems = plan([folder], out)
-    sources = [job.source for job in jobs]
-    if len(sources) < 2:
-        raise ValueError(problems[0] if problems else f"expected recordings to learn from and to check with in {folder}, found one")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder with recordings")
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"the pairs need another folder than their recordings, {folder}")
+    sources = list(audio_below(folder, out))
+    if not sources:
+        raise ValueError(f"the folder {folder} holds no audio files ({listed(readable_suffixes())})")
+    if len(sources) == 1:
+        raise ValueError(f"expected recordings to learn from and to check with in {folder}, found one")
     names = {source: str(source.relative_to(folder)) for source in sources}
     speakers: dict[str, list[Path]] = {}
     for source, name in names.items():
@@ -82,44 +106,50 @@ def make_pairs(
     Raises
     ------
     ValueError
-        For an unknown voice, a folder without recordings, or an `out` that holds the pairs of another voice or rate.
+        For an unknown voice, a transposition out of range, a folder without recordings, or an `out` that holds pairs that were made
+        otherwise.
+    ChildProcessError
+        If the system ends a worker.
     """
-    card = find_voice(voice).card
     jobs = plan_pairs(folder, out)
-    check_pairs_of(out, card.name, sample_rate)
     settings = Settings(voice, transpose="auto" if transpose is None else transpose)
-    with replacing(out / TEACHER) as file:
-        file.write(card.model_dump_json(indent=2).encode())
-    # Not forked: the runtime's threads do not survive that.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(make_pair, job, settings, sample_rate): job for job in jobs}
+    settings.check()
+    address = find_voice(voice)
+    model = address.pack.manifest.members[STREAM_MODEL]
+    making = Making(voice=address.card.name, model=model, sample_rate=sample_rate, transpose=settings.transpose)
+    check_pairs_of(out, making)
+    for name, about in ((MAKING, making), (TEACHER, address.card)):
+        with replacing(out / name) as file:
+            file.write(about.model_dump_json(indent=2).encode())
+    work = partial(make_pair, settings=settings, sample_rate=sample_rate)
+    for job, made in spread(work, jobs, workers):
         try:
-            for future in as_completed(running):
-                try:
-                    yield running[future], future.result(), None
-                except (ValueError, OSError) as error:
-                    yield running[future], 0, str(error)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            yield job, made.result(), None
+        except (ValueError, OSError) as error:
+            yield job, 0, str(error)
 
 
-def check_pairs_of(out: Path, voice: str, sample_rate: int) -> None:
-    """ValueError, one sentence, if `out` holds pairs of another voice or rate: what is there would be kept beside the new ones."""
-    own = f"those of {voice} at {sample_rate} Hz want a folder of their own"
-    if (out / TEACHER).exists():
-        teacher = read_teacher(out / TEACHER)
-        if teacher.name != voice:
-            raise ValueError(f"{out} holds pairs of the voice {teacher.name}: {own}")
-    if clip := next(out.glob(f"*/*{ORIGINAL}"), None):
-        with AudioFile(str(clip)) as file:
-            if file.samplerate != sample_rate:
-                raise ValueError(f"{out} holds pairs of {file.samplerate:g} Hz: {own}")
+def check_pairs_of(out: Path, making: Making) -> None:
+    """ValueError, one sentence, if `out` holds pairs that were made otherwise: what is there would be kept beside the new ones."""
+    own = f"those {making} want a folder of their own"
+    try:
+        with (out / MAKING).open("rb") as file:
+            there = Making.model_validate_json(file.read(MAX_CARD_BYTES))
+    except FileNotFoundError:
+        if (out / TEACHER).exists():
+            raise ValueError(f"{out} holds pairs, but no {MAKING} that tells with what they were made: {own}") from None
+        return
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ValueError(f"{out / MAKING} does not tell with what the pairs were made ({problem}): {own}") from None
+    if there != making:
+        raise ValueError(f"{out} holds pairs {there}: {own}")
 
 
 def make_pair(job: PairJob, settings: Settings, sample_rate: int) -> int:
     """Convert one recording and write its clips; returns how many there are. Does nothing if they are there."""
     if job.clip(0, ORIGINAL).exists():
-        return len(list(job.folder.glob(f"{job.stem}_*{ORIGINAL}")))
+        return len(list(job.folder.glob(f"{glob.escape(job.stem)}_*{ORIGINAL}")))
     job.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pair-", dir=job.folder) as folder:
         converted = Path(folder) / "converted.wav"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("soxr")
 
 from models.pack import VoicePack
 from plugin_bridge.cli import app
-from plugin_bridge.pairs import plan_pairs
+from plugin_bridge.pairs import make_pairs, plan_pairs
 
 RATE = 16_000
 
@@ -81,10 +82,20 @@ def test_pairs_of_another_voice_or_rate_are_not_mixed_with_those_that_are_there(
     assert run("make-pairs", "bank_b", *arguments)[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     code, output = run("make-pairs", "bank_a", *arguments)
-    assert code == 2 and "holds pairs of the voice bank_b: those of bank_a at 16000 Hz want a folder of their own" in flat(output)
+    made = r"out holds pairs of bank_b \(\w{8}\) at 16000 Hz with the transposition 0: those of "
+    assert code == 2 and re.search(made + r"bank_a .*at 16000 Hz.* want a folder of their own", flat(output))
     code, output = run("make-pairs", "bank_b", *arguments, "--rate", "48000")
-    assert code == 2 and "holds pairs of 16000 Hz: those of bank_b at 48000 Hz want a folder of their own" in flat(output)
+    assert code == 2 and re.search(made + r"bank_b .*at 48000 Hz.* want a folder of their own", flat(output))
+    code, output = run("make-pairs", "bank_b", *arguments[:2], "--transpose", "auto")
+    assert code == 2 and re.search(made + r"bank_b .*with the transposition auto want a folder of their own", flat(output))
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
+    for text in ("{", "[]", '{"voice": 3}'):
+        (tmp_path / "out" / "pairs.json").write_text(text)
+        code, output = run("make-pairs", "bank_b", *arguments)
+        assert code == 2 and "pairs.json does not tell with what the pairs were made" in flat(output)
+    (tmp_path / "out" / "pairs.json").unlink()
+    code, output = run("make-pairs", "bank_b", *arguments)
+    assert code == 2 and "holds pairs, but no pairs.json that tells with what they were made" in flat(output)
 
 
 def test_a_recording_that_cannot_be_read_is_told_and_the_others_are_made(tmp_path):
@@ -109,6 +120,44 @@ def test_a_plan_hangs_on_names_alone(tmp_path):
     (tmp_path / "in").rename(tmp_path / "elsewhere")
     moved = plan_pairs(tmp_path / "elsewhere", tmp_path / "out")
     assert [(job.folder, job.stem) for job in moved] == [(job.folder, job.stem) for job in jobs]
+
+
+def test_every_recording_is_used_whatever_its_name(tmp_path):
+    for name in ("c.wav", "c.ogg", "d.mp3", "a [b].wav"):
+        write(tmp_path / "in" / name, 1.5)
+    arguments = ("make-pairs", "bank_b", tmp_path / "in", tmp_path / "out", "--transpose", "0")
+    for _ in range(2):
+        code, output = run(*arguments)
+        assert code == 0 and "4 pairs in" in output
+    stems = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "out").rglob("*_original.wav"))
+    assert stems == ["a [b]", "c", "c", "d"]
+
+
+def test_what_cannot_be_made_is_told_once_and_before_anything_is_written(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / "in" / name, 1)
+    for folder, transpose, sentence in (
+        (tmp_path / "in", "100", "pitch_shift must be"),
+        (tmp_path / "none", "0", "none is not a folder with recordings"),
+        (tmp_path / "in" / "a.wav", "0", "a.wav is not a folder with recordings"),
+    ):
+        code, output = run("make-pairs", "bank_b", folder, tmp_path / "out", "--transpose", transpose)
+        assert code == 2 and flat(output).count(sentence) == 1, output
+        assert not (tmp_path / "out").exists()
+    code, output = run("make-pairs", "bank_b", tmp_path / "in", tmp_path / "in")
+    assert code == 2 and "the pairs need another folder than their recordings" in flat(output)
+
+
+def test_whoever_stops_does_not_wait_for_what_was_begun(tmp_path):
+    """The first recording is short, the others take minutes; nothing of them is left, and the pairs that were made stay."""
+    for name, seconds in (("a-1", 1), ("b-1", 400), ("b-2", 400)):
+        write(tmp_path / "in" / f"{name}.wav", seconds, rate=8_000)
+    making = make_pairs("bank_b", tmp_path / "in", tmp_path / "out", sample_rate=RATE, transpose=0.0, workers=2)
+    job, clips, problem = next(making)
+    assert (job.source.name, clips, problem) == ("a-1.wav", 1, None)
+    making.close()
+    made = [path.name.split("-")[0] for path in (tmp_path / "out").rglob("*.wav")]
+    assert made == ["a", "a"] and not list((tmp_path / "out").rglob(".*"))
 
 
 @pytest.mark.parametrize("files", [[], ["a.wav"]])
