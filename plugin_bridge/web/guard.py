@@ -29,7 +29,7 @@ class Guard:
     """Lets through what comes by an address of this machine, from a page of its own, with the token if there is one.
 
     A page of another site cannot steer: browsers say where a request comes from (`Origin`). Nor can it under a name that it
-    makes point here: see `OwnNames`.
+    makes point here: see `OwnNames`. And as nothing here takes a body, who sends one is not listened to.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class Guard:
         elif scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)  # before it is accepted: an answer of 403
         else:
-            await PlainTextResponse(problem, 403)(scope, receive, send)
+            # Closed: else whoever is refused could keep the connection by sending on, and nobody else would find a place.
+            await PlainTextResponse(problem, 403, headers={"Connection": "close"})(scope, receive, send)
 
     def _problem(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
@@ -61,6 +62,8 @@ class Guard:
         origin = headers.getlist("origin")
         if origin and origin not in ([f"http://{host[0]}"], [f"https://{host[0]}"]):
             return "Only this server's own page may ask.\n"
+        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            return "Nothing here takes a body.\n"
         if self._token and scope["path"] not in OPEN_PATHS:
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
             if len(given) != 1 or not secrets.compare_digest(given[0].encode(), self._token):
