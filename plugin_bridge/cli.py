@@ -121,7 +121,7 @@ def presets() -> None:
         try:
             preset = find_preset(name)
         except PresetError:
-            continue  # told below
+            continue  # gone between two looks
         voice = "as it is" if preset.voice is None else _voice_text(preset.voice)
         settings = ", ".join(f"{key} {value:g}" for key, value in preset.parameters.items())
         chain = " > ".join(effect.plugin for effect in preset.chain)

@@ -109,12 +109,7 @@ def voice_target(voice: object) -> VoiceTarget:
         if not isinstance(name, str) or not isinstance(weight, Real):
             raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
         shares[name] = float(weight)
-        if not 0 <= shares[name] < math.inf:
-            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight}")
-    total = sum(shares.values())
-    if not 0 < total < math.inf:
-        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {shares}")
-    shares = {name: weight / total for name, weight in shares.items()}
+    shares = scaled(shares)
     addresses = {name: find_voice(name) for name in shares}
     pack = next(iter(addresses.values())).pack
     weights = [0.0] * len(pack.manifest.voices)
@@ -126,6 +121,17 @@ def voice_target(voice: object) -> VoiceTarget:
             )
         weights[address.index] += shares[name]
     return VoiceTarget(shares, pack, tuple(weights))
+
+
+def scaled(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the voices of a mix so that they add up to 1; ValueError if one is negative, or all are 0, or too large."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight:g}")
+    total = sum(weights.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {voice_text(weights)}")
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def user_folder() -> Path:
