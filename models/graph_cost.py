@@ -45,22 +45,28 @@ REARRANGING = frozenset({"Cast", "Identity", "Reshape", "Slice", "Squeeze", "Tra
 RESHAPING = frozenset({"ConstantOfShape", "Expand", "Reshape"})
 DEEPENING = frozenset({"Gather", "GatherND", "Unsqueeze"})
 PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger"})
-CONVOLUTIONS = frozenset({"Conv"})  # not "ConvInteger", which lays out every window that a kernel is moved over
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+WINDOWED = frozenset({"AveragePool", "DFT", "MaxPool", "STFT"})  # each value from all of the input, at most
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})  # not "ConvInteger", which lays out every window that a kernel is moved over
 # Work in proportion to what they read and write.
 LINEAR = frozenset(
     (
-        "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Ceil",
-        "Clip", "Concat", "Constant", "ConstantOfShape", "Cos", "Cosh", "DequantizeLinear", "Div", "Dropout",
-        "DynamicQuantizeLinear", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
-        "GatherND", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization",
-        "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "PRelu",
-        "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin",
-        "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Round", "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid",
-        "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "Tile", "Trilu",
+        "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh",
+        "BatchNormalization", "CastLike", "Ceil", "Celu", "Clip", "Concat", "Constant", "ConstantOfShape", "Cos",
+        "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "DynamicQuantizeLinear", "Elu", "Equal",
+        "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu",
+        "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid",
+        "HardSwish", "Hardmax", "InstanceNormalization", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less",
+        "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "Max", "Mean", "MeanVarianceNormalization", "Min",
+        "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal",
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+        "ReduceSum", "ReduceSumSquare", "Relu", "Resize", "ReverseSequence", "Round", "ScatterElements", "ScatterND",
+        "Selu", "Shape", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Softmax", "Softplus", "Softsign",
+        "SpaceToDepth", "Split", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Trilu",
         "Where", "Xor",
     )
 )
-OPERATORS = REARRANGING | PRODUCTS | CONVOLUTIONS | LINEAR
+OPERATORS = REARRANGING | PRODUCTS | CONVOLUTIONS | RECURRENT | WINDOWED | LINEAR
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape | None]  # None: not known
@@ -203,18 +209,32 @@ def _cost_problem(graph: _Graph, shapes: Shapes, most_work: int) -> str:
                 end = last_use.get(name, place)
                 ending[end] = ending.get(end, 0) + sizes.get(name, 0)
         work += VALUE_WORK * (made + sum(sizes.get(name, 0) for name in node.inputs))
-        parts = (*node.inputs[:2], *node.outputs[:1])
-        if node.kind in PRODUCTS | CONVOLUTIONS and sizes.keys() >= set(parts):
-            first, second, result = (sizes[name] for name in parts)
-            channels = (shapes[parts[1]] or (1,))[0]
-            # M K, K N and M N values: M K N multiplications. Of a convolution, a kernel for each value.
-            work += math.isqrt(first * second * result) if node.kind in PRODUCTS else result * second // max(1, channels)
+        work += _multiplications(node, shapes)
         if values > MOST_VALUES:
             return f"must hold at most {MOST_VALUES} values at a time when it runs, got {values} at {node.outputs[0]!r}"
         if work > most_work:
             return f"must take at most the time of {most_work} multiplications when it runs, got more at {node.outputs[0]!r}"
         values -= ending.pop(place, 0)
     return ""
+
+
+def _multiplications(node: _Node, shapes: Shapes) -> int:
+    """Of an operator that does more than to read and write, as far as the sizes are known."""
+    known = [shape for name in (*node.inputs[:3], *node.outputs[:1]) if (shape := shapes.get(name)) is not None]
+    parts = min(2, len(node.inputs)) + 1 if node.kind not in RECURRENT else 4
+    if node.kind in LINEAR | REARRANGING or len(known) < parts:
+        return 0
+    first, result = math.prod(known[0]), math.prod(known[-1])
+    if node.kind in WINDOWED:
+        return first * result
+    second = math.prod(known[1])
+    if node.kind in PRODUCTS:
+        return math.isqrt(first * second * result)  # M K, K N and M N values: M K N multiplications
+    if node.kind in RECURRENT:
+        # [directions, gates, inputs] and [directions, gates, hidden] values, all of them at each time
+        return first // max(1, known[1][-1]) * (second + math.prod(known[2]))
+    # Weights begin with the channels of what a kernel is moved over: of the output in "Conv", else of the input.
+    return (result if node.kind == "Conv" else first) * second // max(1, (known[1] or (1,))[0])
 
 
 def _folding_problem(graph: _Graph, shapes: Shapes) -> str:

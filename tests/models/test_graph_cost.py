@@ -184,3 +184,44 @@ def test_what_this_program_exports_passes_at_any_length(pack, member):
     data = VoicePack.open(PACKS / pack).read(member)
     for frames in (TRIAL_FRAMES, LONGEST_FRAMES) if member.startswith("song") else (TRIAL_FRAMES,):
         check_cost(data, member, frames, MOST_WORK * frames // TRIAL_FRAMES)
+
+
+def recurrent(kind: str, gates: int, times: int, hidden: int) -> onnx.ModelProto:
+    shape, weights = (1, gates * hidden, 1), np.zeros((1, gates * hidden, 1), np.float32)
+    return model(
+        [
+            node("Expand", "audio size", "many"),
+            node("Reshape", "many row", "x"),
+            node(kind, "x w r", "y", hidden_size=hidden),
+            node("ReduceMax", "y", "big"),
+        ],
+        ints("size", [times // 8, 8]),
+        ints("row", [times, 1, 1]),
+        constant("w", weights.reshape(shape)),
+        constant("r", np.zeros((1, gates * hidden, hidden), np.float32)),
+    )
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_networks_may_be_as_large_as_others(kind, gates):
+    check_cost(recurrent(kind, gates, 64, 64).SerializeToString(), "a recurrent network")
+    assert "multiplications" in refusal(recurrent(kind, gates, 1 << 18, 256))
+
+
+@pytest.mark.parametrize(("length", "fits"), [(512, True), (1 << 20, False)])
+def test_transposed_convolutions_count_a_kernel_for_each_value_that_comes(length, fits):
+    graph = model(
+        [
+            node("Expand", "audio size", "many"),
+            node("Reshape", "many row", "x"),
+            node("ConvTranspose", "x w", "y", strides=[8]),
+            node("ReduceMax", "y", "big"),
+        ],
+        ints("size", [length // 8, 8]),
+        ints("row", [1, 8, length // 8]),
+        constant("w", np.ones((8, 8, 1024), np.float32)),
+    )
+    if fits:
+        check_cost(graph.SerializeToString(), "a transposed convolution")
+    else:
+        assert "multiplications" in refusal(graph)
