@@ -193,7 +193,7 @@ def convert(
         )
         # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
         settings.check()
-        jobs, problems = plan(paths[:-1], paths[-1])
+        jobs, problems = plan(paths[:-1], paths[-1], read=[*_files_of(automation), *_pack_files(voice)], written=_files_of(report))
     except (ValueError, OSError) as error:
         _fail(str(error))
     for problem in problems:
@@ -271,7 +271,8 @@ def render(
 
     try:
         wishes = Wishes(pitch, formant, "auto" if transpose == "auto" else _parse_number("--transpose", transpose), f0)
-        jobs, problems = plan(paths[:-1], paths[-1])
+        read = [*_files_of(f0, instrumental, separate, encoder), *_pack_files(voice)]
+        jobs, problems = plan(paths[:-1], paths[-1], read=read, written=_files_of(f0_out, json_out, report))
         single = [name for name, path in (("--f0", f0), ("--f0-out", f0_out), ("--instrumental", instrumental)) if path is not None]
         if single and len(jobs) > 1:
             _fail(f"{single[0]} is of one recording, but there are {len(jobs)}")
@@ -1116,6 +1117,16 @@ def _write_report(path: Path, done: Sequence[Conversion], voice: str, pitch_shif
 
 def _voice_text(voice: str | dict[str, float]) -> str:
     return voice if isinstance(voice, str) else " + ".join(f"{weight:g} {name}" for name, weight in voice.items())
+
+
+def _files_of(*paths: Path | None) -> list[Path]:
+    """The files that options name; a folder stands for those in it."""
+    given = [path for path in paths if path is not None]
+    return [file for path in given for file in ([path, *path.iterdir()] if path.is_dir() else [path])]
+
+
+def _pack_files(voice: str) -> list[Path]:
+    return [Path(voice)] if voice.endswith(".voice") else []
 
 
 def _parse_number(what: str, text: str) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, open_writer, replacing
+from plugin_bridge.files import FileError, check_apart, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import Recording, open_recording
 from plugin_bridge.signal_path import SignalPath
@@ -155,13 +155,14 @@ def convert_file(
     Raises
     ------
     FileError
-        If the source cannot be read, the voice's model fails on it, or the target cannot be written; the song engine needs a
-        voice in it, too.
+        If the source cannot be read, the voice's model fails on it, or the target cannot be written, or is the source; the song
+        engine needs a voice in it, too.
     ValueError
         From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
     """
     if settings.engine == "song":
         return _convert_song(source, target, settings, advance)
+    check_apart([target], [source])
     start = time.perf_counter()
     with open_recording(source) as recording:
         rate = recording.sample_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +105,22 @@ def open_writer(
         raise FileError(f"{path} cannot hold {channels} channels at {sample_rate} Hz: {str(error).rstrip('.')}") from None
 
 
-def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
+def plan(
+    inputs: Sequence[Path], output: Path, *, read: Sequence[Path] = (), written: Sequence[Path] = ()
+) -> tuple[list[Job], list[str]]:
     """What is to be converted into what, and one sentence for each input of which nothing can come.
 
     A folder stands for all the audio in it, in its subfolders too, whose tree is kept. One file goes to the file
     `output`, or into it if it is a folder; several go into the folder `output`, as the format they have if that is
     lossless, else as WAV. What has no suffix is a folder.
+
+    `read` and `written` are what else goes into the run and comes out of it: nothing is written over what is read, nor over
+    what else is written.
+
+    Raises
+    ------
+    FileError
+        If `written` would be.
     """
     jobs: list[Job] = []
     problems: list[str] = []
@@ -129,15 +139,22 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
             jobs.append(Job(source, _with_lossless_suffix(output / source.name)))
         else:
             jobs.append(Job(source, output))
+    heard = {_identity(path): path for path in (*read, *(job.source for job in jobs))}
     good: list[Job] = []
-    taken: dict[Path, Path] = {}
+    taken: dict[object, Path] = {}
     for job in jobs:
-        problem = _problem(job, taken)
-        if problem:
-            problems.append(problem)
+        where = _identity(job.target)
+        if job.target.suffix.lower() not in WRITABLE:
+            known = listed(WRITABLE)
+            problems.append(f"{job.target} needs a suffix that names its format ({known}), not {job.target.suffix!r}")
+        elif where in heard:
+            problems.append(_over_input(heard[where]))
+        elif where in taken:
+            problems.append(f"{job.source} would be written to {job.target}, to which {taken[where]} goes already")
         else:
-            taken[job.target] = job.source
+            taken[where] = job.source
             good.append(job)
+    check_apart([*(job.target for job in good), *written], list(heard.values()))
     return good, problems
 
 
@@ -152,23 +169,31 @@ def format_of(path: Path) -> str:
     return "aiff" if suffix == ".aif" else suffix.lstrip(".")
 
 
-def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
-    if job.target.suffix.lower() not in WRITABLE:
-        return f"{job.target} needs a suffix that names its format ({listed(WRITABLE)}), not {job.target.suffix!r}"
-    if job.target in taken:
-        return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
+def check_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """FileError if what is to be written is what is read, or is to be written twice."""
+    heard = {_identity(path): path for path in read}
+    taken = set()
+    for path in written:
+        where = _identity(path)
+        if where in heard:
+            raise FileError(_over_input(heard[where]))
+        if where in taken:
+            raise FileError(f"{path} would be written twice; give each output a name of its own")
+        taken.add(where)
+
+
+def _over_input(path: Path) -> str:
+    return f"{path} is both input and output; give the output another name or folder"
+
+
+def _identity(path: Path) -> object:
+    """The same for all paths to one file: through links, and through folders that writing it would make first."""
+    real = os.path.realpath(path)
     try:
-        check_apart(job.target, job.source)
-    except FileError as error:
-        return str(error)
-    return None
-
-
-def check_apart(written: Path, read: Path) -> None:
-    """FileError if what is to be written is what is read."""
-    with suppress(OSError):  # one of the two is not there: they are not the same
-        if written.samefile(read):
-            raise FileError(f"{read} is both input and output; give the output another name or folder")
+        found = os.stat(real)
+    except OSError:
+        return os.path.normcase(real)
+    return found.st_dev, found.st_ino
 
 
 def audio_below(folder: Path, output: Path) -> Iterator[Path]:

@@ -225,7 +225,7 @@ class SongRenderer:
         Raises
         ------
         FileError
-            If the source cannot be read or no voice is found in it, or the target cannot be written.
+            If the source cannot be read or no voice is found in it, or the target cannot be written, or is what is read.
         ModelError
             If the song engine fails.
         ValueError
@@ -233,10 +233,10 @@ class SongRenderer:
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
-        for output in (target, f0_out):
-            for heard in (source, instrumental):
-                if output is not None and heard is not None:
-                    check_apart(Path(output), Path(heard))
+        check_apart(
+            [Path(path) for path in (target, f0_out) if path is not None],
+            [Path(path) for path in (source, instrumental, f0) if path is not None],
+        )
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:

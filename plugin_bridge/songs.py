@@ -40,7 +40,7 @@ class SongJobs:
     def render(self, job: Job, progress: Callable[[Progress], None] = lambda now: None) -> Rendering:
         """Render one recording; raises what `SongRenderer.render` and `separate` do."""
         if self.f0_out is not None:
-            check_apart(self.f0_out, job.source)  # which is not what is rendered where it is a mix
+            check_apart([self.f0_out], [job.source])  # which is not what is rendered where it is a mix
         if self.separator is None:
             return self._render(job.source, job.target, self.instrumental, progress)
         stages, start = Stages(), time.perf_counter()

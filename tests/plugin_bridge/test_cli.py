@@ -279,6 +279,19 @@ def test_a_report_that_cannot_be_written_is_told(tmp_path):
     assert (tmp_path / "b.wav").exists()
 
 
+def test_reports_and_gestures_keep_out_of_each_others_files(tmp_path):
+    source, page = write_audio(tmp_path / "a.wav"), tmp_path / "p.html"
+    page.write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page, "--automation", page)
+    assert result.exit_code == 2 and one_sentence(result)
+    result = run("convert", source, tmp_path / "no" / ".." / "a.wav", "--voice", "delay512", "--report", page)
+    assert result.exit_code == 2 and "a.wav is both input and output" in one_sentence(result)
+    (tmp_path / "g.csv").write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "g.csv", "--voice", "delay512", "--automation", tmp_path / "g.csv")
+    assert result.exit_code == 2 and one_sentence(result)
+    assert page.read_text() == (tmp_path / "g.csv").read_text() == "0,/vc/pitch,2"
+
+
 def test_file_names_may_be_anything(tmp_path):
     """Markup of the terminal, umlauts, and bytes that are no text."""
     names = ["[bold]x[red].wav", "Überstück – 歌.wav"]

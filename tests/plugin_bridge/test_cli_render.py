@@ -98,17 +98,33 @@ def test_pitch_goes_out_edited_and_in_again(tmp_path, voice, sung):
     assert (tmp_path / "out.wav").exists()
 
 
-def test_nothing_is_written_over_what_is_read(tmp_path, voice, sung):
+def test_nothing_is_written_over_what_is_read_or_written(tmp_path, voice, sung):
     source, other = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "i.wav", 0.1 * sung)
-    kept = source.read_bytes(), other.read_bytes()
-    for out, options in (
-        (tmp_path / "out.wav", ["--f0-out", source]),
-        (tmp_path / "out.wav", ["--f0-out", other, "--instrumental", other]),
-        (other, ["--instrumental", other]),
+    table, page, encoder = tmp_path / "f0.csv", tmp_path / "p.html", tmp_path / "encoder" / "config.json"
+    encoder.parent.mkdir()
+    for path in (table, page, encoder):
+        path.write_text("a user's")
+    kept = {path: path.read_bytes() for path in (source, other, table, page, encoder)}
+    out = tmp_path / "out.wav"
+    for target, options, said in (
+        (out, ["--f0-out", source], "a.wav is both"),
+        (out, ["--f0-out", other, "--instrumental", other], "i.wav is both"),
+        (other, ["--instrumental", other], "i.wav is both"),
+        (out, ["--json", source], "a.wav is both"),
+        (out, ["--json", tmp_path / "not" / ".." / "a.wav"], "a.wav is both"),
+        (out, ["--f0", table, "--f0-out", table], "f0.csv is both"),
+        (out, ["--f0", page, "--report", page], "p.html is both"),
+        (other, ["--f0", other], "i.wav is both"),
+        (out, ["--separate", page, "--report", page], "p.html is both"),
+        (out, ["--encoder", encoder.parent, "--json", encoder], "config.json is both"),
+        (out, ["--json", voice], "song.voice is both"),
+        (out, ["--json", out], "out.wav would be written twice"),
+        (out, ["--f0-out", out], "out.wav would be written twice"),
+        (out, ["--json", tmp_path / "new.html", "--report", tmp_path / "new.html"], "new.html would be written twice"),
     ):
-        assert "is both input and output" in one_sentence(run(source, out, "--voice", voice, *options))
-    assert (source.read_bytes(), other.read_bytes()) == kept
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "i.wav"]
+        assert said in one_sentence(run(source, target, "--voice", voice, *options))
+    assert {path: path.read_bytes() for path in kept} == kept and not out.exists()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_table_goes_where_it_is_sent_or_says_why_not(tmp_path, voice, sung):
