@@ -238,9 +238,9 @@ def render(
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="IN are mixes: part them with this MDX-Net model, render the vocal, mix again."),
     ] = None,
-    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if not the usual one.")] = None,
+    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if it is none of UVR's.")] = None,
     separate_stem: Annotated[
-        str | None, typer.Option(help="What that model gives: vocals or accompaniment; by default what its name says.")
+        str | None, typer.Option(help="What that model gives, likewise: vocals or accompaniment; by default what its name says.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out recordings whose OUT is there, whole and newer.")] = False,
     json_out: Annotated[
@@ -261,6 +261,8 @@ def render(
     _check_size(size)
     if separate_stem not in (None, "vocals", "accompaniment"):
         _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
+    if separate is None and (separate_fft is not None or separate_stem is not None):
+        _fail("--separate-fft and --separate-stem are about the model of --separate, which was not given")
     if separate is not None and instrumental is not None:
         _fail("--separate finds the accompaniment in the mix itself, so --instrumental has no place beside it")
     from plugin_bridge.files import plan

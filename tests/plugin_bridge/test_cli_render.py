@@ -160,8 +160,8 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
     source = write_audio(tmp_path / "a.wav", sung)
     options = ("--voice", voice, "--method", "dio")
-    separation = ("--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--json", tmp_path / "t.json")
-    result = run(source, tmp_path / "mix.wav", *options, *separation)
+    separation = ("--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--separate-stem", "vocals")
+    result = run(source, tmp_path / "mix.wav", *options, *separation, "--json", tmp_path / "t.json")
     assert result.exit_code == 0, result.stderr
     assert run(source, tmp_path / "stem.wav", *options).exit_code == 0
     mix, stem = read_audio(tmp_path / "mix.wav")[0], read_audio(tmp_path / "stem.wav")[0]
@@ -188,6 +188,8 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
         (["--f0", "missing.csv"], "missing.csv"),
         (["--instrumental", "missing.wav"], "there is no file missing.wav"),
         (["--report", "page.pdf"], "must end in .html"),
+        (["--separate-fft", "6144"], "about the model of --separate, which was not given"),
+        (["--separate-stem", "vocals"], "about the model of --separate, which was not given"),
     ],
 )
 def test_what_makes_no_sense_is_told_once(tmp_path, voice, sung, options, said):
