@@ -136,7 +136,7 @@ def presets() -> None:
 def convert(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Recordings or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Recordings or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[
         str, typer.Option(help="A voice's name, the path of a .voice file, or a mixture such as pjs=0.7,kerstin=0.3.")
@@ -215,7 +215,7 @@ def convert(
 def render(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Vocal stems or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Vocal stems or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[str, typer.Option(help="As for convert; its pack needs a song engine.")] = DEFAULT_VOICE,
     pitch: Annotated[float, _number("pitch_shift")] = 0.0,
@@ -1124,7 +1124,7 @@ def _voice_text(voice: str | dict[str, float]) -> str:
 def _files_of(*paths: Path | None) -> list[Path]:
     """The files that options name; a folder stands for those in it."""
     given = [path for path in paths if path is not None]
-    return [file for path in given for file in ([path, *path.iterdir()] if path.is_dir() else [path])]
+    return [file for path in given for file in (path, *path.glob("*"))]
 
 
 def _pack_files(voice: str) -> list[Path]:

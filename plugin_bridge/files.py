@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
     try:
-        if path.is_dir():
-            raise FileError(f"{path} is a folder, so no file can take its place")
         try:
+            if path.is_dir():
+                raise FileError(f"{path} is a folder, so no file can take its place")
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("w+b") as file:
                 yield file
@@ -124,13 +124,17 @@ def plan(
     """
     jobs: list[Job] = []
     problems: list[str] = []
-    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir() or not output.suffix
-    if into_folder and output.is_file():
+    # Asked so, what we have no access to is not there, and is told when it is opened.
+    isdir, isfile = os.path.isdir, os.path.isfile
+    into_folder = len(inputs) > 1 or isdir(inputs[0]) or isdir(output) or not output.suffix
+    if into_folder and isfile(output):
         return [], [f"{output} is a file, but several recordings need a folder to go to"]
     for source in inputs:
-        if source.is_dir():
-            found = list(audio_below(source, output))
-            if not found:
+        if isdir(source):
+            closed: list[OSError] = []
+            found = list(audio_below(source, output, closed.append))
+            problems += [f"the folder {error.filename} cannot be read: {error.strerror}" for error in closed]
+            if not found and not closed:
                 problems.append(f"the folder {source} holds no audio files ({listed(readable_suffixes())})")
             # Of several folders each keeps its name; of one, the contents are what was asked for.
             root = output / source.resolve().name if len(inputs) > 1 else output
@@ -196,11 +200,14 @@ def _identity(path: Path) -> object:
     return found.st_dev, found.st_ino
 
 
-def audio_below(folder: Path, output: Path) -> Iterator[Path]:
-    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`."""
+def audio_below(folder: Path, output: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`.
+
+    `closed` is called for each folder that cannot be read.
+    """
     suffixes = set(readable_suffixes())
     own = output.resolve()
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own)
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,11 +95,15 @@ def open_recording(path: Path) -> Iterator[Recording]:
     FileError
         If it is not there, no audio file, or has no samples.
     """
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"there is no file {path}") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    if stat.S_ISDIR(mode):
         raise FileError(f"{path} is a folder, not an audio file")
-    if not path.exists():
-        raise FileError(f"there is no file {path}")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
     with ExitStack() as stack:
         try:
