@@ -242,7 +242,9 @@ def render(
     separate_stem: Annotated[
         str | None, typer.Option(help="What that model gives, likewise: vocals or accompaniment; by default what its name says.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out recordings whose OUT is there, whole and newer.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what was rendered before, of the same file with the same settings.")
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write what became of each recording, and each stage's time.")
     ] = None,
@@ -268,7 +270,7 @@ def render(
     from plugin_bridge.files import plan
     from plugin_bridge.render import SongRenderer, Wishes
     from plugin_bridge.separation import Separator
-    from plugin_bridge.songs import SongJobs, is_finished
+    from plugin_bridge.songs import SongJobs
     from plugin_bridge.voices import parse_voice
 
     try:
@@ -292,24 +294,27 @@ def render(
         _fail(str(error))
     for problem in problems:
         _say(problem)
-    todo = [job for job in jobs if not (resume and is_finished(job))]
-    if len(todo) < len(jobs):
-        _say(f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before")
     songs = SongJobs(renderer, wishes, separator, f0_out, instrumental)
+    before = {job: found for job in jobs if resume and (found := songs.done_before(job)) is not None}
+    todo = [job for job in jobs if job not in before]
+    if before:
+        _say(f"{len(before)} of {len(jobs)} recordings were done before")
     done: list[Rendering] = []
     failures, interrupted = 0, False
     try:
         failures = _render_all(todo, songs, done)
     except KeyboardInterrupt:
         interrupted = True
-    if done:
-        _print_summary(done)
-        _print_stages(done)
+    made = {one.target: one for one in (*before.values(), *done)}
+    there = [made[job.target] for job in jobs if job.target in made]
+    if there:
+        _print_summary(there)
+        _print_stages(there)
         if not interrupted:
             if json_out is not None:
-                _write_json(json_out, songs.described(done))
+                _write_json(json_out, songs.described(there))
             if report is not None:
-                _write_report(report, done, voice, pitch)
+                _write_report(report, there, voice, pitch)
     left = f"{len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on"
     _finish(left, interrupted, failures or problems)
 

@@ -89,7 +89,7 @@ class Separator:
             raise ModelError(f"{path} hears {self._frames} frames at once, but it needs {wanted}")
         self.stem: Stem = stem or _stem(path, known)
         self._gain = np.float32(known.compensate if known else 1.0)
-        self._name = str(path)
+        self.path = path
         self._window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)).astype(np.float32)
 
     @property
@@ -104,9 +104,9 @@ class Separator:
         try:
             given = self._graph.session.run(None, {self._input: spectra[None]})[0][0]
         except Exception as error:
-            raise ModelError(f"{self._name} fails when it runs: {first_line(error)}") from error
+            raise ModelError(f"{self.path} fails when it runs: {first_line(error)}") from error
         if given.shape != spectra.shape or not np.isfinite(given).all():
-            raise ModelError(f"{self._name} must give finite numbers of the shape {spectra.shape}, got {given.shape}")
+            raise ModelError(f"{self.path} must give finite numbers of the shape {spectra.shape}, got {given.shape}")
         return self._audio(given) * self._gain
 
     def _spectra(self, audio: Audio) -> Audio:

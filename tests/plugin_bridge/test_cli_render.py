@@ -79,6 +79,40 @@ def test_what_is_done_is_left_out_when_it_goes_on(tmp_path, voice, sung):
     assert (tmp_path / "out" / "a.wav").stat().st_mtime_ns == before and (tmp_path / "out" / "b.wav").exists()
 
 
+def test_what_was_done_before_is_told_of_with_the_rest(tmp_path, voice, sung):
+    source, out, figures = write_audio(tmp_path / "a.wav", sung), tmp_path / "o.wav", tmp_path / "j.json"
+    assert run(source, out, "--voice", voice, "--json", figures).exit_code == 0
+    told = figures.read_text()
+    figures.unlink()
+    result = run(source, out, "--voice", voice, "--resume", "--json", figures)
+    assert result.exit_code == 0 and "1 of 1 recordings were done before" in result.stderr and "o.wav" in result.stdout
+    assert figures.read_text() == told
+    result = run(source, out, "--voice", voice, "--resume", "--f0-out", tmp_path / "f0.csv")
+    assert result.exit_code == 0 and (tmp_path / "f0.csv").exists()
+
+
+def test_what_was_done_otherwise_is_rendered_again(tmp_path, voice, sung):
+    source, out, table = write_audio(tmp_path / "a.wav", sung), tmp_path / "out.wav", tmp_path / "f0.csv"
+
+    def rendered(*options):
+        result = run(source, out, "--resume", "--method", "dio", *options)
+        assert result.exit_code == 0, result.stderr
+        return "done before" not in result.stderr
+
+    assert rendered("--voice", voice, "--f0-out", table)
+    assert not rendered("--voice", voice)
+    assert rendered("--voice", voice, "--pitch", 1)
+    assert rendered("--voice", write_song_pack(tmp_path / "other.voice", {"even": -3.0}))
+    assert rendered("--voice", voice, "--f0", table)
+    assert not rendered("--voice", voice, "--f0", table)
+    table.write_text(table.read_text() + "\n")
+    assert rendered("--voice", voice, "--f0", table)
+    out.write_bytes(out.read_bytes()[:1000])
+    assert rendered("--voice", voice, "--f0", table)
+    write_audio(source, 0.5 * sung)
+    assert rendered("--voice", voice, "--f0", table)
+
+
 def test_the_rest_is_done_when_one_has_no_voice(tmp_path, voice, sung):
     silent, good = write_audio(tmp_path / "a.wav", 0 * sung), write_audio(tmp_path / "b.wav", sung)
     result = run(silent, good, tmp_path / "out", "--voice", voice)
