@@ -241,6 +241,8 @@ class SongRenderer:
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
             song = self.listen(recording, wishes, progress)
+            if not song.voiced and table is not None:
+                raise ValueError(f"the f0 table {table} has no voiced row, so there is nothing to sing")
             if not song.voiced:
                 raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
             if f0_out is not None:
