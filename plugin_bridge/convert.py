@@ -16,7 +16,7 @@ from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.converter import VoiceConverter
 from plugin_bridge.files import FileError, check_apart, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.recording import Recording, open_recording
+from plugin_bridge.recording import Recording, audible, open_recording
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.timeline import Player, Timeline
 from plugin_bridge.voices import find_voice
@@ -239,8 +239,7 @@ def source_median_hz(recording: Recording) -> float:
     voiced: list[NDArray[np.float64]] = []
     for start in starts:
         excerpt = recording.read(start, length).mean(axis=0)
-        # What is not finite has no pitch, and the converter silences it too.
-        track = track_pitch(np.where(np.abs(excerpt) < 1e3, excerpt, 0.0), recording.sample_rate)
+        track = track_pitch(audible(excerpt), recording.sample_rate)
         voiced.append(track.hz[track.voiced])
     hz = np.concatenate(voiced)
     return float(np.median(hz)) if len(hz) else float("nan")

@@ -18,6 +18,7 @@ from plugin_bridge.files import FileError, listed, readable_suffixes
 
 BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
 MOST_SAMPLES_PER_BYTE = 1 << 16  # FLAC, the densest format, puts at most 65535 into a frame of some ten bytes
+LOUDEST = 1e3  # 60 dB over full scale: no level of audio, but a fault
 MOST_CHUNKS = 4096  # of a WAV or AIFF file before its audio; real ones have some ten
 
 
@@ -130,7 +131,7 @@ def open_recording(path: Path) -> Iterator[Recording]:
 def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """A recording's channels averaged, [n], at another rate; what goes through this together stays aligned. Needs soxr.
 
-    Samples that are not finite, or beyond any level of audio, are silenced, as the converter does.
+    Samples that are no audio are silenced.
 
     Raises
     ------
@@ -141,11 +142,17 @@ def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
     with open_recording(path) as recording:
         audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=0) for block in recording.blocks())])
-        audio = np.where(np.abs(audio) < 1e3, audio, np.float32(0))
-        resampled = np.asarray(soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
+        resampled = np.asarray(soxr.resample(audible(audio), recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
     if not len(resampled):
         raise FileError(f"{path} is too short to be taken to {sample_rate} Hz")
     return resampled
+
+
+def audible(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`audio`, with silence for samples that are not finite or beyond any level of audio."""
+    # Not clipped to a level: one of them would make all of a mix softer.
+    good = np.abs(audio) < LOUDEST
+    return audio if good.all() else np.where(good, audio, np.float32(0))
 
 
 def _samples_present(path: Path) -> int:

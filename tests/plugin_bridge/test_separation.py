@@ -196,6 +196,20 @@ def test_a_mix_that_would_be_clipped_is_lowered_as_a_whole(tmp_path):
     assert np.max(np.abs(got * 10 ** (mix.lowered_db / 20) - 2 * loud)) < 1e-5
 
 
+@pytest.mark.parametrize("fault", [np.inf, -np.inf, np.nan, 1e30])
+def test_a_sample_that_is_no_audio_leaves_the_level_of_the_rest(tmp_path, fault):
+    audio = tones(44_100, 1.0)
+    faulty = audio.copy()
+    faulty[1, 20_000] = fault
+    vocal, played = (write_audio(tmp_path / name, x, 44_100) for name, x in (("v.wav", audio), ("a.wav", faulty)))
+    mix = remix(vocal, 1.0, played, tmp_path / "out.wav", Stages())
+    expected = 2 * audio
+    expected[1, 20_000] = audio[1, 20_000]
+    assert mix.lowered_db == 0 and np.max(np.abs(read_audio(tmp_path / "out.wav") - expected)) < 1e-5
+    vocals, rest = parted(tmp_path, faulty, 44_100, Separator(share_model(tmp_path / "voc.onnx", 0.5), N_FFT))
+    assert np.abs(vocals).max() < 0.3 and np.abs(rest).max() < 0.3
+
+
 def test_channels_that_do_not_go_together_are_told(tmp_path):
     vocal = write_audio(tmp_path / "v.wav", tones(44_100, 0.5, 2), 44_100)
     played = write_audio(tmp_path / "a.wav", tones(44_100, 0.5, 4), 44_100)
