@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, check_apart, open_writer, replacing
+from plugin_bridge.files import FileError, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import Recording, audible, open_recording
 from plugin_bridge.signal_path import SignalPath
@@ -163,6 +163,7 @@ def convert_file(
     if settings.engine == "song":
         return _convert_song(source, target, settings, advance)
     check_apart([target], [source])
+    check_format(target)
     start = time.perf_counter()
     with open_recording(source) as recording:
         rate = recording.sample_rate

@@ -148,10 +148,12 @@ def plan(
     taken: dict[object, Path] = {}
     for job in jobs:
         where = _identity(job.target)
-        if job.target.suffix.lower() not in WRITABLE:
-            known = listed(WRITABLE)
-            problems.append(f"{job.target} needs a suffix that names its format ({known}), not {job.target.suffix!r}")
-        elif where in heard:
+        try:
+            check_format(job.target)
+        except FileError as error:
+            problems.append(str(error))
+            continue
+        if where in heard:
             problems.append(_over_input(heard[where]))
         elif where in taken:
             problems.append(f"{job.source} would be written to {job.target}, to which {taken[where]} goes already")
@@ -171,6 +173,12 @@ def format_of(path: Path) -> str:
     """The format that a suffix of `WRITABLE` stands for, as `pedalboard.io` names it."""
     suffix = path.suffix.lower()
     return "aiff" if suffix == ".aif" else suffix.lstrip(".")
+
+
+def check_format(target: Path) -> None:
+    """FileError unless the suffix names a format that can be written."""
+    if target.suffix.lower() not in WRITABLE:
+        raise FileError(f"{target} needs a suffix that names its format ({listed(WRITABLE)}), not {target.suffix!r}")
 
 
 def check_apart(written: Iterable[Path], read: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ from models.lhq.encoders import Encoder, load_encoder
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
-from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, open_writer, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.protocol import number
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.remix import Mix, remix
 from plugin_bridge.stages import Stages, in_order
@@ -130,8 +131,10 @@ class Wishes:
     def __post_init__(self) -> None:
         for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db"):
             PARAMETERS[name].number(getattr(self, name))
+        if isinstance(self.transpose, str) and self.transpose != "auto":
+            raise ValueError(f"transpose must be a number of semitones or 'auto', got {self.transpose!r}")
         if self.transpose != "auto":
-            PARAMETERS["pitch_shift"].number(self.pitch_shift + self.transpose)
+            PARAMETERS["pitch_shift"].number(self.pitch_shift + number("transpose", self.transpose))
 
 
 class SongRenderer:
@@ -178,6 +181,8 @@ class SongRenderer:
         self.threads = _whole("threads", threads, 1, 256)
         self.steps = _whole("steps", steps, 1, MOST_STEPS)
         self.seed = _whole("seed", seed, 0, 2**63 - 1)
+        if method not in get_args(Method):
+            raise ValueError(f"method must be {' or '.join(map(repr, get_args(Method)))}, got {method!r}")
         target = voice_target(voice)
         self.voice = target.shown
         self.size = size
@@ -237,6 +242,7 @@ class SongRenderer:
             [Path(path) for path in (target, f0_out) if path is not None],
             [Path(path) for path in (source, instrumental, f0) if path is not None],
         )
+        check_format(target)
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
