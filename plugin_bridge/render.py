@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv, write_f0_csv
-from dsp.resampling import exact_rate, resample
+from dsp.resampling import resample
 from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
 from models.graph import ModelError
 from models.lhq.encoders import Encoder, load_encoder
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
+from plugin_bridge.blocks import file_rate
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
 from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
@@ -324,7 +325,7 @@ class SongRenderer:
         """Hear all of a source and decide what to convert, and how."""
         if source.sample_rate != int(source.sample_rate):
             raise FileError(f"the song engine needs a sample rate of whole Hz, not {source.sample_rate} Hz")
-        exact_rate(source.sample_rate)  # within limits
+        file_rate(source.sample_rate)  # within limits
         stages, clock, heard = Stages(), _Clock(progress), 0
 
         def advance(samples: int) -> None:

@@ -14,10 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from dsp.resampling import exact_rate
 from models.graph import Graph, ModelError, first_line, load_graph
 from plugin_bridge.analysis import Audio, watched
-from plugin_bridge.blocks import Reader, at_rate
+from plugin_bridge.blocks import Reader, at_rate, file_rate
 from plugin_bridge.files import FileError, open_writer, replacing
 from plugin_bridge.mdx_models import MdxModel, registered
 from plugin_bridge.recording import Recording, open_recording
@@ -172,7 +171,7 @@ def _ordered(stem: Stem, given: Audio, rest: Audio) -> tuple[Audio, Audio]:
 
 def _stems(recording: Recording, separator: Separator, threads: int, stages: Stages) -> Iterator[tuple[Audio, Audio]]:
     """Blocks of the mix and of the model's stem, at the mix's own rate and with its channels."""
-    rate, own = exact_rate(recording.sample_rate), Fraction(RATE)
+    rate, own = file_rate(recording.sample_rate), Fraction(RATE)
     channels = recording.channels
     mix = at_rate(watched(recording, stages), channels, rate, own)
     length = -(-recording.samples * RATE // int(rate))

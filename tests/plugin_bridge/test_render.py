@@ -84,7 +84,7 @@ def test_slices_of_a_take_are_the_take_in_one_piece(voice, rate, monkeypatch):
     assert np.sqrt(np.mean(whole**2)) > 0.01
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_101, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 22_050, 44_101, 48_000, 96_000, 384_000])
 def test_at_any_rate_it_is_as_long_and_lies_where_its_source_does(tmp_path, voice, rate):
     """The same take at two rates, with the same pitch, is the same conversion at two rates: any delay would part them."""
     at_40k = phrase(40_000)
