@@ -136,7 +136,7 @@ def presets() -> None:
 def convert(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Recordings or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Recordings or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[
         str, typer.Option(help="A voice's name, the path of a .voice file, or a mixture such as pjs=0.7,kerstin=0.3.")
@@ -193,7 +193,7 @@ def convert(
         )
         # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
         settings.check()
-        jobs, problems = plan(paths[:-1], paths[-1])
+        jobs, problems = plan(paths[:-1], paths[-1], read=[*_files_of(automation), *_pack_files(voice)], written=_files_of(report))
     except (ValueError, OSError) as error:
         _fail(str(error))
     for problem in problems:
@@ -215,7 +215,7 @@ def convert(
 def render(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Vocal stems or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Vocal stems or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[str, typer.Option(help="As for convert; its pack needs a song engine.")] = DEFAULT_VOICE,
     pitch: Annotated[float, _number("pitch_shift")] = 0.0,
@@ -238,11 +238,13 @@ def render(
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="IN are mixes: part them with this MDX-Net model, render the vocal, mix again."),
     ] = None,
-    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if not the usual one.")] = None,
+    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if it is none of UVR's.")] = None,
     separate_stem: Annotated[
-        str | None, typer.Option(help="What that model gives: vocals or accompaniment; by default what its name says.")
+        str | None, typer.Option(help="What that model gives, likewise: vocals or accompaniment; by default what its name says.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out recordings whose OUT is there, whole and newer.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what was rendered before, of the same file with the same settings.")
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write what became of each recording, and each stage's time.")
     ] = None,
@@ -261,17 +263,20 @@ def render(
     _check_size(size)
     if separate_stem not in (None, "vocals", "accompaniment"):
         _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
+    if separate is None and (separate_fft is not None or separate_stem is not None):
+        _fail("--separate-fft and --separate-stem are about the model of --separate, which was not given")
     if separate is not None and instrumental is not None:
         _fail("--separate finds the accompaniment in the mix itself, so --instrumental has no place beside it")
     from plugin_bridge.files import plan
     from plugin_bridge.render import SongRenderer, Wishes
     from plugin_bridge.separation import Separator
-    from plugin_bridge.songs import SongJobs, is_finished
+    from plugin_bridge.songs import SongJobs
     from plugin_bridge.voices import parse_voice
 
     try:
         wishes = Wishes(pitch, formant, "auto" if transpose == "auto" else _parse_number("--transpose", transpose), f0)
-        jobs, problems = plan(paths[:-1], paths[-1])
+        read = [*_files_of(f0, instrumental, separate, encoder), *_pack_files(voice)]
+        jobs, problems = plan(paths[:-1], paths[-1], read=read, written=_files_of(f0_out, json_out, report))
         single = [name for name, path in (("--f0", f0), ("--f0-out", f0_out), ("--instrumental", instrumental)) if path is not None]
         if single and len(jobs) > 1:
             _fail(f"{single[0]} is of one recording, but there are {len(jobs)}")
@@ -289,24 +294,27 @@ def render(
         _fail(str(error))
     for problem in problems:
         _say(problem)
-    todo = [job for job in jobs if not (resume and is_finished(job))]
-    if len(todo) < len(jobs):
-        _say(f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before")
     songs = SongJobs(renderer, wishes, separator, f0_out, instrumental)
+    before = {job: found for job in jobs if resume and (found := songs.done_before(job)) is not None}
+    todo = [job for job in jobs if job not in before]
+    if before:
+        _say(f"{len(before)} of {len(jobs)} recordings were done before")
     done: list[Rendering] = []
     failures, interrupted = 0, False
     try:
         failures = _render_all(todo, songs, done)
     except KeyboardInterrupt:
         interrupted = True
-    if done:
-        _print_summary(done)
-        _print_stages(done)
+    made = {one.target: one for one in (*before.values(), *done)}
+    there = [made[job.target] for job in jobs if job.target in made]
+    if there:
+        _print_summary(there)
+        _print_stages(there)
         if not interrupted:
             if json_out is not None:
-                _write_json(json_out, songs.described(done))
+                _write_json(json_out, songs.described(there))
             if report is not None:
-                _write_report(report, done, voice, pitch)
+                _write_report(report, there, voice, pitch)
     left = f"{len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on"
     _finish(left, interrupted, failures or problems)
 
@@ -1116,6 +1124,16 @@ def _write_report(path: Path, done: Sequence[Conversion], voice: str, pitch_shif
 
 def _voice_text(voice: str | dict[str, float]) -> str:
     return voice if isinstance(voice, str) else " + ".join(f"{weight:g} {name}" for name, weight in voice.items())
+
+
+def _files_of(*paths: Path | None) -> list[Path]:
+    """The files that options name; a folder stands for those in it."""
+    given = [path for path in paths if path is not None]
+    return [file for path in given for file in (path, *path.glob("*"))]
+
+
+def _pack_files(voice: str) -> list[Path]:
+    return [Path(voice)] if voice.endswith(".voice") else []
 
 
 def _parse_number(what: str, text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from plugin_bridge.files import FileError, listed, readable_suffixes
 
 BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
 MOST_SAMPLES_PER_BYTE = 1 << 16  # FLAC, the densest format, puts at most 65535 into a frame of some ten bytes
+LOUDEST = 1e3  # 60 dB over full scale: no level of audio, but a fault
 MOST_CHUNKS = 4096  # of a WAV or AIFF file before its audio; real ones have some ten
 
 
@@ -94,11 +96,15 @@ def open_recording(path: Path) -> Iterator[Recording]:
     FileError
         If it is not there, no audio file, or has no samples.
     """
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"there is no file {path}") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    if stat.S_ISDIR(mode):
         raise FileError(f"{path} is a folder, not an audio file")
-    if not path.exists():
-        raise FileError(f"there is no file {path}")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
     with ExitStack() as stack:
         try:
@@ -125,7 +131,7 @@ def open_recording(path: Path) -> Iterator[Recording]:
 def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """A recording's channels averaged, [n], at another rate; what goes through this together stays aligned. Needs soxr.
 
-    Samples that are not finite, or beyond any level of audio, are silenced, as the converter does.
+    Samples that are no audio are silenced.
 
     Raises
     ------
@@ -136,11 +142,17 @@ def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
     with open_recording(path) as recording:
         audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=0) for block in recording.blocks())])
-        audio = np.where(np.abs(audio) < 1e3, audio, np.float32(0))
-        resampled = np.asarray(soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
+        resampled = np.asarray(soxr.resample(audible(audio), recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
     if not len(resampled):
         raise FileError(f"{path} is too short to be taken to {sample_rate} Hz")
     return resampled
+
+
+def audible(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`audio`, with silence for samples that are not finite or beyond any level of audio."""
+    # Not clipped to a level: one of them would make all of a mix softer.
+    good = np.abs(audio) < LOUDEST
+    return audio if good.all() else np.where(good, audio, np.float32(0))
 
 
 def _samples_present(path: Path) -> int:

@@ -15,4 +15,5 @@ def voice_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLUGIN_BRIDGE_VOICES", str(folder))
         patch.setenv("XDG_DATA_HOME", str(folder / "nobody"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "nobody"))
         yield folder

@@ -167,6 +167,27 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     assert result.exit_code == 2 and "Permission denied" in one_sentence(result)
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_or_reached_is_told_and_the_rest_is_done(tmp_path):
+    good, secret = write_audio(tmp_path / "in" / "a.wav"), write_audio(tmp_path / "in" / "b.wav")
+    closed = tmp_path / "in" / "closed"
+    write_audio(closed / "c.wav")
+    for path in (secret, closed):
+        path.chmod(0)
+    try:
+        result = run("convert", tmp_path / "in", tmp_path / "out", "--voice", "delay512")
+        assert result.exit_code == 2 and os.listdir(tmp_path / "out") == ["a.wav"]
+        first, second = result.stderr.strip().splitlines()
+        assert first.endswith(f"the folder {closed} cannot be read: Permission denied")
+        assert second.endswith(f"{secret} cannot be read: Permission denied")
+        result = run("convert", closed / "c.wav", tmp_path / "out", "--voice", "delay512")
+        assert one_sentence(result).endswith("c.wav cannot be read: Permission denied")
+        result = run("convert", good, closed / "b.wav", "--voice", "delay512")
+        assert one_sentence(result).endswith("b.wav cannot be written: Permission denied")
+    finally:
+        closed.chmod(0o700)
+
+
 def test_a_broken_pack_is_told(tmp_path):
     source = write_audio(tmp_path / "a.wav")
     (tmp_path / "x.voice").write_bytes(b"PK no zip")
@@ -277,6 +298,19 @@ def test_a_report_that_cannot_be_written_is_told(tmp_path):
     result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page)
     assert result.exit_code == 2 and str(page) in one_sentence(result)
     assert (tmp_path / "b.wav").exists()
+
+
+def test_reports_and_gestures_keep_out_of_each_others_files(tmp_path):
+    source, page = write_audio(tmp_path / "a.wav"), tmp_path / "p.html"
+    page.write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page, "--automation", page)
+    assert result.exit_code == 2 and one_sentence(result)
+    result = run("convert", source, tmp_path / "no" / ".." / "a.wav", "--voice", "delay512", "--report", page)
+    assert result.exit_code == 2 and "a.wav is both input and output" in one_sentence(result)
+    (tmp_path / "g.csv").write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "g.csv", "--voice", "delay512", "--automation", tmp_path / "g.csv")
+    assert result.exit_code == 2 and one_sentence(result)
+    assert page.read_text() == (tmp_path / "g.csv").read_text() == "0,/vc/pitch,2"
 
 
 def test_file_names_may_be_anything(tmp_path):
