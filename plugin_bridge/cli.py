@@ -610,12 +610,18 @@ def _song_table(
         _fail("--song-table needs --refs, the recordings that are copied and compared with")
     with _progress(MofNCompleteColumn()) as progress:
         task = progress.add_task("Measuring the song engine", total=2 * len(STEPS))
-        rows = measure_songs(settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task))
+        rows, problems = measure_songs(
+            settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task)
+        )
     table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, the song engine on two threads")
     for row in rows:
         table.add_row(*row.row())
     _print_table(table)
     _write_json(out / "songs.json", [row.as_json() for row in rows])
+    for problem in problems:
+        _say(problem)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
 def _evaluate_singing(voice: str) -> None:
