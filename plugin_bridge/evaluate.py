@@ -152,6 +152,11 @@ class Evaluation:
         known = [target > source for target, source in both if not math.isnan(target + source)]
         return sum(known), len(known)
 
+    @property
+    def nearer_text(self) -> str:
+        """The same as a sentence; empty where it is known of none."""
+        return "{} of {} conversions are nearer to the target than to their source.".format(*self.nearer) if self.nearer[1] else ""
+
     def table(self, columns: dict[str, tuple[str, str]]) -> list[tuple[str, ...]]:
         """Cells for people: heads, a row for each clip, and the mean; without figures that no clip has."""
         mean = self.mean
@@ -465,6 +470,7 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
         "settings": asdict(settings),
         "references": references,
         "nearer_to_target_than_to_source": evaluation.nearer[0] if evaluation.nearer[1] else None,
+        "nearer_of": evaluation.nearer[1],
         "mean": values(evaluation.mean),
         "clips": [
             {
@@ -496,6 +502,8 @@ def _write_page(path: Path, evaluation: Evaluation, settings: Settings, referenc
         "Likeness is the cosine of speaker embeddings (Resemblyzer), DNSMOS is P.835 overall, pitch is SwiftF0's; the curves "
         "and pitch errors below the table are Harvest's."
     )
+    if evaluation.nearer_text:
+        lead += f" {evaluation.nearer_text}"
     if len(evaluation.clips) > MOST_TAKES:
         lead += f" The first {MOST_TAKES} are shown."
     write_report(path, f"Evaluation of {voice}", lead, rows, takes)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
 from plugin_bridge.render import SongRenderer
+
+if TYPE_CHECKING:
+    from models.pack import Size
 
 OFFLINE = (
     "the song engine converts whole recordings: call process with reset=True, alone or in a Board, or take engine='stream' "
@@ -21,13 +24,18 @@ OFFLINE = (
 class SongConverter(VoiceConverter):
     """What `VoiceConverter(..., engine="song")` makes: `process` with `SongRenderer`'s sound, and no latency.
 
+    `size` and `steps` are `SongRenderer`'s, and are checked when audio comes, as the voice's song engine is.
     With reset=False `process` raises RuntimeError, as all that belongs to streams does; and ModelError if the song engine fails.
     """
 
-    __slots__ = ("_renderer",)
+    __slots__ = ("_renderer", "_size", "_steps")
 
-    def __init__(self, voice: Voice = "pjs", *, engine: str = "song", **settings: object) -> None:
+    def __init__(
+        self, voice: Voice = "pjs", *, engine: str = "song", size: Size = "lhq", steps: int = 1, **settings: object
+    ) -> None:
         super().__init__(voice, **settings)  # type: ignore[arg-type]
+        self._size: Size = size
+        self._steps = steps
         self._renderer: tuple[object, SongRenderer] | None = None
 
     @property
@@ -70,7 +78,7 @@ class SongConverter(VoiceConverter):
         with self._setting:
             target = self._target
             if self._renderer is None or self._renderer[0] is not target:
-                self._renderer = target, SongRenderer(target.shown)
+                self._renderer = target, SongRenderer(target.shown, size=self._size, steps=self._steps)
             renderer = self._renderer[1]
         numbers = {name: getattr(self, name) for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db")}
         parts = [source] if self._stereo == "mid" else list(source[:, None])

@@ -165,8 +165,9 @@ def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
         assert 0.3 < clip["cosine_target"] <= 1
     both = [clip["cosine_target"] for clip in figures["clips"]]
     assert figures["mean"]["cosine_target"] == pytest.approx(sum(both) / 2)
-    assert figures["nearer_to_target_than_to_source"] == 0
+    assert (figures["nearer_to_target_than_to_source"], figures["nearer_of"]) == (0, 2)
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "0 of 2 conversions are nearer to the target than to their source." in page
     assert page.count('src="data:audio/flac;base64,') == 4 and "<b>" not in page
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [

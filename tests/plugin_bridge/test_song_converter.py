@@ -11,6 +11,7 @@ from dsp.resampling import resample
 from dsp.singer import Note, sing
 from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.render import SongRenderer
+from plugin_bridge.song_converter import SongConverter
 
 RATE = 44_100
 
@@ -31,6 +32,13 @@ def test_it_is_the_renderer_s_sound(voice, audio):
     expected = SongRenderer(voice).convert(audio[None], RATE, pitch_shift=2)[0]
     assert np.array_equal(converter(audio, RATE), expected) and converter(audio, RATE).shape == audio.shape
     assert isinstance(converter, VoiceConverter) and (converter.latency_samples, converter.lookahead_samples) == (0, 0)
+
+
+def test_its_size_and_steps_are_the_renderer_s(voice, audio):
+    converter = SongConverter(voice, size="mobile", steps=2)
+    expected = SongRenderer(voice, size="mobile", steps=2).convert(audio[None], RATE)[0]
+    assert np.array_equal(converter(audio, RATE), expected)
+    assert not np.array_equal(expected, SongRenderer(voice, size="mobile").convert(audio[None], RATE)[0])
 
 
 def test_in_a_board_it_is_one_effect_among_others(voice, audio):
