@@ -19,7 +19,9 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from dsp.envelope import envelope_lag_ms, level_correlation, onset_rise_ms, pause_level_db
+from dsp.noises import Noise, find_noises
 from dsp.pitch import PitchTrack, compare_pitch
+from plugin_bridge.closeups import clearest
 from plugin_bridge.convert import Conversion, Settings, convert_file
 from plugin_bridge.files import FileError, audio_below, plan, replacing
 from plugin_bridge.recording import load_mono
@@ -126,10 +128,11 @@ FAITHFULNESS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording, what became of it, and what was measured."""
+    """One recording, what became of it, what was measured, and where in it there are sibilants, plosives and breaths."""
 
     conversion: Conversion
     figures: Figures
+    noises: list[Noise]
 
 
 @dataclass(frozen=True)
@@ -386,7 +389,8 @@ def evaluate(
                 figures = replace(figures, **_words(*recognisers, audio[0], audio[1]))
             if heard and rooms and target is not None:
                 figures = replace(figures, **_rooms(judge, target.speaker, job.source, settings, conversion.transposition))
-            clips.append(Clip(conversion, figures))
+            noises = find_noises(audio[0], SAMPLE_RATE, judge.pitch(audio[0])) if heard else []
+            clips.append(Clip(conversion, figures, noises))
         step()
     if not clips:
         raise FileError(problems[0])
@@ -506,4 +510,5 @@ def _write_page(path: Path, evaluation: Evaluation, settings: Settings, referenc
         lead += f" {evaluation.nearer_text}"
     if len(evaluation.clips) > MOST_TAKES:
         lead += f" The first {MOST_TAKES} are shown."
-    write_report(path, f"Evaluation of {voice}", lead, rows, takes)
+    close_ups = clearest([(clip.conversion.source, clip.conversion.target, clip.noises) for clip in evaluation.clips])
+    write_report(path, f"Evaluation of {voice}", lead, rows, takes, close_ups)
