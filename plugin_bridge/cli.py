@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -532,6 +532,7 @@ def _bench_engines(seconds: float, out: Path) -> None:
 
 @app.command("evaluate")
 def evaluate_voice(
+    context: typer.Context,
     voice: Annotated[str, typer.Argument(help="As for convert: a name, a .voice file, or a mixture.")],
     folder: Annotated[
         Path | None, typer.Argument(help="A folder with recordings to convert; without one, a synthetic singer is converted.")
@@ -559,25 +560,30 @@ def evaluate_voice(
 
     Without a folder, measure what becomes of a synthetic singer: vibrato, glides, steady tones, creaking, levels, pauses.
     """
+    _check_engine(engine)
+    _check_size(size)
+    if engine != "song":
+        _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
     if folder is None:
-        _evaluate_singing(voice)
-        return
+        of_recordings = ("refs", "transpose", "dnsmos", "words", "rooms", "limit", "song_table")
+        _refuse(context, of_recordings, "is for recordings, and without a folder a synthetic singer is converted: name the folder")
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate
     from plugin_bridge.evaluate import FIGURES as MEASURED
     from plugin_bridge.voices import parse_voice
 
-    _check_engine(engine)
-    _check_size(size)
     try:
         settings = Settings(
             parse_voice(voice),
-            transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
             engine=cast("Literal['stream', 'song']", engine),
             size=cast("Size", size),
             steps=steps,
         )
+        if folder is None:
+            _evaluate_singing(settings, out)
+            return
+        settings = replace(settings, transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose))
         if song_table:
             _song_table(settings, folder, out, refs, dnsmos, limit)
             return
@@ -609,8 +615,8 @@ def evaluate_voice(
         for label, *cells in rows:
             table.add_row(Text(label), *cells)
         _print_table(table)
-    if evaluation.nearer[1]:
-        print("{} of {} conversions are nearer to the target than to their source".format(*evaluation.nearer))
+    if evaluation.nearer_text:
+        print(evaluation.nearer_text)
     for path in (out / MEASURED, out / PAGE):
         print(path.resolve())
     for problem in evaluation.problems:
@@ -628,33 +634,37 @@ def _song_table(
         _fail("--song-table needs --refs, the recordings that are copied and compared with")
     with _progress(MofNCompleteColumn()) as progress:
         task = progress.add_task("Measuring the song engine", total=2 * len(STEPS))
-        rows = measure_songs(settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task))
+        rows, problems = measure_songs(
+            settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task)
+        )
     table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, the song engine on two threads")
     for row in rows:
         table.add_row(*row.row())
     _print_table(table)
     _write_json(out / "songs.json", [row.as_json() for row in rows])
+    for problem in problems:
+        _say(problem)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
-def _evaluate_singing(voice: str) -> None:
-    from plugin_bridge.singing import evaluate_singing
-    from plugin_bridge.voices import parse_voice
+def _evaluate_singing(settings: Settings, out: Path) -> None:
+    from plugin_bridge.evaluate import FIGURES as MEASURED
+    from plugin_bridge.evaluate import PAGE
+    from plugin_bridge.singing import COLUMNS, evaluate_singing
 
     try:
         with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
             task = progress.add_task("Evaluating", total=None)
-            findings = evaluate_singing(
-                parse_voice(voice), advance=lambda done, of: progress.update(task, completed=done, total=of)
-            )
-    except KeyboardInterrupt:
+            findings = evaluate_singing(settings, out, advance=lambda done, of: progress.update(task, completed=done, total=of))
+    except KeyboardInterrupt:  # nothing is there so far
         raise typer.Exit(INTERRUPTED) from None
-    except ValueError as error:
-        _fail(str(error))
-    table = _table("What", "Median", "Worst", "Wanted", title=f"{voice}, on a synthetic singer")
+    table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, {settings.engine} engine, on a synthetic singer")
     for finding in findings:
-        figures = (f"{value:.2f} {finding.unit}".strip() for value in (finding.median, finding.worst))
-        table.add_row(finding.what, *figures, f"{finding.wanted} {finding.unit}".strip())
+        table.add_row(*finding.row())
     _print_table(table)
+    for path in (out / MEASURED, out / PAGE):
+        print(path.resolve())
 
 
 @app.command()
@@ -1048,6 +1058,14 @@ def _bench_song(voice: str, size: str, seconds: float, out: Path) -> None:
 def _check_engine(engine: str) -> None:
     if engine not in ("stream", "song"):
         _fail(f"the engine must be stream or song, not {engine!r}")
+
+
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Fail if one of these options was given; `why` goes on from its name."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            _fail(f"--{name.replace('_', '-')} {why}")
 
 
 def _check_size(size: str) -> None:
