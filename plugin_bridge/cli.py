@@ -760,19 +760,29 @@ def train_song(
     print(target.resolve())
 
 
+def _new_pack(name: str, out: Path | None) -> Path:
+    """Where the pack of a new voice goes; a name or a place that does not do ends the command before anything is made."""
+    from plugin_bridge.voices import check_new_name, user_folder
+
+    try:
+        check_new_name(name)
+    except ValueError as error:
+        _fail(str(error))
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    return target
+
+
 def _training_places(
     name: str, folder: Path, out: Path | None, work: Path | None, resume: bool, cache: str
 ) -> tuple[Path, Path]:
     """Where the pack and the unfinished training of a voice lie; `cache` is the folder for the latter in the user's own."""
     import platformdirs
 
-    from plugin_bridge.voices import user_folder
-
+    target = _new_pack(name, out)
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
     started = work.is_dir() and any(work.iterdir())
     if started and not resume:
@@ -859,11 +869,8 @@ def train_llvc(
 ) -> None:
     """Train an LLVC voice on pairs. Ctrl-C stops it; the same command goes on."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    target = _new_pack(name, out)
     try:
         from models.device import pick_device
         from models.llvc.bank import train_voice
@@ -921,16 +928,13 @@ def import_llvc(
 ) -> None:
     """Make a voice of a checkpoint of the LLVC project. Only its tensors are read, and each is checked."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
+    target = _new_pack(name, out)
     try:
         from models.llvc.bank import import_checkpoint
         from models.llvc.export import ExportOptions
     except ImportError as error:
         _fail(f"importing a checkpoint needs {error.name or 'torch'}, which is not there; {train_remedy()}")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     options = ExportOptions(chunk_factor, integer=int8)
     try:
         import_checkpoint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from models.pack import VoiceCard
-from models.schema import NAME_PATTERN
+from models.schema import check_name
 from models.source_filter.adversarial import CHECKPOINT as SHARP
 from models.source_filter.adversarial import AdversarialConfig, Game, Losses, play
 from models.source_filter.bank import write_bank
@@ -44,8 +43,7 @@ def own_recordings(name: str, folder: Path, work: Path) -> Recordings:
 
     Raises ValueError, one sentence, where the name or the recordings do not do.
     """
-    if not re.match(NAME_PATTERN, name):
-        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
+    check_name(name)
     files = audio_files(folder)
     if not files:
         raise ValueError(f"expected recordings in {folder}, found no audio file there")

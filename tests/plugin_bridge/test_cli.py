@@ -355,6 +355,27 @@ def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_pa
     assert begun.exit_code == 2 and "--resume" in one_sentence(begun)
 
 
+@pytest.mark.parametrize("command", ["train", "train-song", "train-llvc", "import-llvc"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("../../../escaped/evil", "expected a name of up to 32 lower-case letters, digits, - and _, got '../../../escaped/evil'"),
+        ("pjs", "expected a name that no bundled voice has, got 'pjs'; bundled are pjs, kerstin, alys, "),
+    ],
+)
+def test_a_name_that_does_not_do_is_told_before_anything_is_made(tmp_path, monkeypatch, command, name, sentence):
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "a" / "b" / "c" / variable))
+    (tmp_path / "in").mkdir()
+    arguments = {
+        "train-llvc": [name, tmp_path / "in", tmp_path / "work"],
+        "import-llvc": [tmp_path / "G.pth", tmp_path / "config.json", name],
+    }
+    result = run(command, *arguments.get(command, [name, tmp_path / "in"]))
+    assert result.exit_code == 2 and one_sentence(result).startswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_help_is_there_for_every_command():
     commands = ("voices", "convert", "render", "demo", "bench", "evaluate", "train", "train-song", "make-pairs", "train-llvc")
     for command in (*commands, "import-llvc", "doctor"):
