@@ -690,8 +690,7 @@ def train(
             pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=report)
             _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
     print(target.resolve())
@@ -751,8 +750,7 @@ def train_song(
             )
             card = _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: the same command with --resume goes on from {work}")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
     before, after = card.quality["song_held_out_db_before"], card.quality["song_held_out_db"]
@@ -784,12 +782,26 @@ def _training_places(
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
-    started = work.is_dir() and any(work.iterdir())
+    started = _begun(work)
     if started and not resume:
         _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
     if resume and not started:
         _fail(f"{work} holds no training to go on with")
     return target, work
+
+
+def _begun(work: Path) -> bool:
+    """Whether the folder of a training holds anything of one."""
+    return work.is_dir() and any(work.iterdir())
+
+
+def _end_interrupted(work: Path) -> NoReturn:
+    """End a training that Ctrl-C stopped; what it has learned is in its folder."""
+    if _begun(work):
+        _say("interrupted: the same command with --resume goes on")
+    else:
+        _say("interrupted, before there was anything to go on with")
+    raise typer.Exit(INTERRUPTED)
 
 
 def _place_pack(made: Path, target: Path) -> VoiceCard:

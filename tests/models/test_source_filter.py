@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("swift_f0")
 
+import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -16,6 +17,7 @@ from pedalboard.io import AudioFile  # noqa: E402
 from dsp.equaliser import centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
+from models.interruption import Interruption  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
 from models.source_filter import features, synthesis  # noqa: E402
 from models.source_filter.adapt import train_voice  # noqa: E402
@@ -232,6 +234,46 @@ def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Pa
     assert reports == [2, 4, 6]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_a_terminated_training_has_lost_no_step(recordings_folder: Path, tmp_path: Path) -> None:
+    """The signal comes in the middle of the second step, long before a checkpoint would be due."""
+    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], tmp_path / "packed")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    whole = fit(Recordings(tmp_path / "packed"), TINY, tmp_path / "whole", 3, lambda now: None)
+
+    class Terminated(Recordings):
+        drawn = 0
+
+        def crop(self, *arguments: Any, **options: Any) -> Any:
+            self.drawn += 1
+            if self.drawn == 3:  # the first is for the mean spectrum
+                signal.raise_signal(signal.SIGTERM)
+            return super().crop(*arguments, **options)
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            fit(Terminated(tmp_path / "packed"), TINY, tmp_path / "halves", 3, lambda now: None)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert torch.load(tmp_path / "halves" / "checkpoint.pt", weights_only=True)["step"] == 2
+    resumed = fit(Recordings(tmp_path / "packed"), TINY, tmp_path / "halves", 3, lambda now: None)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.came
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one waited, too")
 
 
 def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -132,7 +134,7 @@ def test_helping_speakers_are_added_to_the_base_and_its_voices_stay() -> None:
 
 
 @pytest.mark.parametrize(("hearing", "learns"), [(False, True), (True, True), (True, False)])
-def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exactly(
+def test_the_encoder_learns_where_words_are_heard_and_an_interrupted_run_goes_on_exactly(
     recordings: Recordings, tmp_path: Path, request: pytest.FixtureRequest, hearing: bool, learns: bool
 ) -> None:
     words = request.getfixturevalue("words") if hearing else None
@@ -142,11 +144,11 @@ def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exact
     before = {name: value.clone() for name, value in whole.trainer.network.state_dict().items()}
     play(recordings, whole, tmp_path / "whole", 4, lambda step, losses: None)
 
-    def kill(step: int, losses: Losses) -> None:
-        raise KeyboardInterrupt
+    def interrupt(step: int, losses: Losses) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        play(recordings, game(words, learns), tmp_path / "halves", 4, kill, report_every=3, save_seconds=0)
+        play(recordings, game(words, learns), tmp_path / "halves", 4, interrupt, report_every=3)
     play(recordings, game(words, learns), tmp_path / "halves", 4, lambda step, losses: None)
     states = [torch.load(tmp_path / name / "adversarial.pt", weights_only=True) for name in ("whole", "halves")]
     for name, value in states[0]["network"].items():
