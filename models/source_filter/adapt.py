@@ -22,6 +22,7 @@ from models.source_filter.network import Network
 from models.source_filter.train import CHECKPOINT, TrainingConfig, TrainingProgress, fit, held_out_loss
 from models.source_filter.weights import Trained, load_checkpoint, load_trained
 
+RECIPE = Path(__file__).with_name("adapt.toml")
 DEFAULT_STEPS = 2_000
 SHARPENED = 0.3  # share of the steps that are taken against discriminators, each of which ...
 COST = 2.0  # ... takes about so many times as long as one without
@@ -89,14 +90,33 @@ def train_voice(
     with the same one, training goes on where it stopped. Raises ValueError, one sentence, where the recordings do not do.
     """
     torch.set_num_threads(threads)
-    began = time.monotonic()
-    seconds = 60 * minutes if minutes else float("inf")
+    stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
     recordings = own_recordings(name, folder, work)
-    recipe = Path(__file__)
-    config = TrainingConfig(**read_table(recipe.with_name("adapt.toml"), "training"))
-    total = steps or DEFAULT_STEPS
-    sharp = int(SHARPENED * total)
-    plain = total - sharp
+    trained, loss = adapt(name, recordings, work, steps or DEFAULT_STEPS, stop_at, progress)
+    card = own_card(name, recordings, {"held_out_loss": round(loss, 4)} if np.isfinite(loss) else {})
+    out = work / f"{name}.voice"
+    write_bank(trained, [card], [Tone(card.f0_range_hz)], name, card.licence, out)
+    return out
+
+
+def adapt(
+    name: str,
+    recordings: Recordings,
+    work: Path,
+    steps: int,
+    stop_at: float,
+    progress: Callable[[TrainingProgress], None],
+) -> tuple[Trained, float]:
+    """The base adapted to the recordings, in `steps` or until the monotonic clock's `stop_at`; and its last held-out loss.
+
+    A share of the time belongs to the stage against discriminators, so that the voice is whole however little there is. Called
+    again, steps that were left undone before that stage are taken first, and it begins anew from them. NaN is the loss of a
+    call that had nothing to do.
+    """
+    began = time.monotonic()
+    config = TrainingConfig(**read_table(RECIPE, "training"))
+    sharp = int(SHARPENED * steps)
+    plain = steps - sharp
     a_step, losses = 0.0, float("nan")
 
     def watch(now: TrainingProgress) -> None:
@@ -104,31 +124,36 @@ def train_voice(
         losses = now.held_out_loss
         if now.step < plain:
             a_step = now.seconds_left / (plain - now.step)
-        left = min(now.seconds_left + COST * a_step * sharp, began + seconds - time.monotonic())
-        progress(replace(now, steps=total, seconds_left=left))
+        left = min(now.seconds_left + COST * a_step * sharp, stop_at - time.monotonic())
+        progress(replace(now, steps=steps, seconds_left=left))
 
-    if not (work / SHARP).exists():
+    undone = plain - steps_taken(work / CHECKPOINT)
+    if undone > 0:
+        # What was sharpened when time was short, was sharpened too early.
+        (work / SHARP).unlink(missing_ok=True)
+        share = undone / (undone + COST * sharp)
         base = adaptable(load_trained(), name)
-        share = plain / (plain + COST * sharp)
-        trained = fit(recordings, config, work, plain, watch, start=base, stop_at=began + share * seconds)
+        trained = fit(recordings, config, work, plain, watch, start=base, stop_at=began + share * (stop_at - began))
     else:
         trained = load_checkpoint(work / CHECKPOINT)
     if sharp:
         torch.manual_seed(config.seed)
-        sharpening = AdversarialConfig(**read_table(recipe.with_name("adapt.toml"), "adversarial"))
+        sharpening = AdversarialConfig(**read_table(RECIPE, "adversarial"))
         game = Game(trained.network, trained.prior, 1, config, sharpening)
         started = time.monotonic()
-        first = torch.load(work / SHARP, weights_only=True)["step"] if (work / SHARP).exists() else 0
+        first = steps_taken(work / SHARP)
 
         def sharpened(step: int, now: Losses) -> None:
             nonlocal losses
             losses = held_out_loss(game.trainer.network, trained.prior, config, recordings)
             left = (time.monotonic() - started) / (step - first) * (sharp - step)
-            progress(TrainingProgress(plain + step, total, now.spectral, losses, min(left, began + seconds - time.monotonic())))
+            progress(TrainingProgress(plain + step, steps, now.spectral, losses, min(left, stop_at - time.monotonic())))
 
-        play(recordings, game, work, sharp, sharpened, stop_at=began + seconds)
+        play(recordings, game, work, sharp, sharpened, stop_at=stop_at)
         trained = load_checkpoint(work / SHARP)
-    card = own_card(name, recordings, {"held_out_loss": round(losses, 4)} if np.isfinite(losses) else {})
-    out = work / f"{name}.voice"
-    write_bank(trained, [card], [Tone(card.f0_range_hz)], name, card.licence, out)
-    return out
+    return trained, losses
+
+
+def steps_taken(checkpoint: Path) -> int:
+    """How far a stage is by its checkpoint; 0 if it has none."""
+    return int(torch.load(checkpoint, weights_only=True)["step"]) if checkpoint.exists() else 0

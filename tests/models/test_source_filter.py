@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("swift_f0")
 
+import re  # noqa: E402
 import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -19,7 +20,7 @@ from dsp.mel import hz_to_mel  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
 from models.interruption import Interruption  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
-from models.source_filter import features, synthesis  # noqa: E402
+from models.source_filter import adapt, features, synthesis  # noqa: E402
 from models.source_filter.adapt import train_voice  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.disturb import disturb  # noqa: E402
@@ -28,6 +29,7 @@ from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, her
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
 from models.source_filter.tracker import load_tracker  # noqa: E402
 from models.source_filter.train import TrainingConfig, TrainingProgress, fit  # noqa: E402
+from models.source_filter.weights import Trained, load_checkpoint  # noqa: E402
 from models.stream import StreamModel  # noqa: E402
 
 torch.set_num_threads(1)
@@ -291,6 +293,41 @@ def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
     encoders = [torch.load(tmp_path / name, weights_only=True)["average"] for name in ("checkpoint.pt", "adversarial.pt")]
     changed = {name for name in encoders[0] if not torch.equal(encoders[0][name], encoders[1][name])}
     assert changed and all(name.startswith(("decoder", "voices")) for name in changed)
+
+
+@pytest.fixture
+def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches of short crops, in both stages of adapting."""
+    text = adapt.RECIPE.read_text()
+    for name, value in (("batch", 2), ("context_chunks", 8), ("warm_chunks", 2), ("chunks", 16)):
+        text, count = re.subn(rf"(?m)^{name} = \d+", f"{name} = {value}", text)
+        assert count
+    (tmp_path / "adapt.toml").write_text(text)
+    monkeypatch.setattr(adapt, "RECIPE", tmp_path / "adapt.toml")
+
+
+def test_steps_that_too_few_minutes_left_undone_are_made_up_for(recordings_folder: Path, tmp_path: Path, brief: None) -> None:
+    """Seven steps and three against discriminators: in no time neither begins, then there is time for both."""
+    pack(recordings_folder, [Corpus(folder=".", voice="me", hold_out=3)], tmp_path / "packed")
+    recordings = Recordings(tmp_path / "packed")
+
+    def train(stop_at: float) -> list[int]:
+        seen: list[int] = []
+        adapt.adapt("me", recordings, tmp_path, 10, stop_at, lambda now: seen.append(now.step))
+        return seen
+
+    assert train(0.0) == []
+    early = load_checkpoint(tmp_path / "adversarial.pt")
+    assert train(float("inf")) == [7, 10]
+    plain, sharp = (load_checkpoint(tmp_path / name) for name in ("checkpoint.pt", "adversarial.pt"))
+
+    def distance(one: Trained, other: Trained) -> float:
+        pairs = zip(one.network.parameters(), other.network.parameters(), strict=True)
+        return sum((a - b).square().sum().item() for a, b in pairs)
+
+    # Against discriminators it went on from what the steps before them came to, not from what there was when the time was over.
+    assert 0 < distance(sharp, plain) < 0.1 * distance(sharp, early)
+    assert train(float("inf")) == []
 
 
 def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path, tmp_path: Path) -> None:
