@@ -229,6 +229,16 @@ def into_range(
     return moved
 
 
+def below(audio: Tensor, bandwidth_hz: NDArray[np.float32]) -> Tensor:
+    """Audio [batch, samples] without what lies above each row's bandwidth [batch]."""
+    if (bandwidth_hz >= SAMPLE_RATE / 2).all():
+        return audio
+    hz = torch.fft.rfftfreq(audio.shape[1], 1 / SAMPLE_RATE)
+    inside = hz <= torch.from_numpy(bandwidth_hz)[:, None]
+    cut: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * inside, audio.shape[1])
+    return cut
+
+
 def makers_losses(made: list[Verdict], real: list[Verdict]) -> tuple[Tensor, Tensor]:
     """The generator's loss and that of feature matching, means over the judges.
 
@@ -304,7 +314,10 @@ def play(
             recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
             voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
             speaker, both = torch.from_numpy(own.speaker[voiced]), torch.from_numpy(np.concatenate([own.speaker[voiced], target]))
-            made, judged = torch.cat([rebuilt[voiced], converted]), recorded[voiced]
+            # Nobody judges what the recordings say nothing about: conversions end where recordings of the batch do.
+            bandwidth = own.bandwidth_hz[voiced]
+            judged = below(recorded[voiced], bandwidth)
+            made = below(torch.cat([rebuilt[voiced], converted]), np.append(bandwidth, np.resize(bandwidth, config.batch)))
 
             # Recordings count as often as what is made, though there are half as many.
             lost = discriminator_loss(recorded=judges(judged, speaker), made=judges(made.detach(), both))

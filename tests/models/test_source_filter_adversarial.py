@@ -21,6 +21,7 @@ from models.source_filter.adversarial import (  # noqa: E402
     Game,
     Judges,
     Losses,
+    below,
     into_range,
     play,
     with_helpers,
@@ -156,6 +157,21 @@ def test_the_encoder_learns_where_words_are_heard_and_an_interrupted_run_goes_on
         assert torch.equal(value, before[name]) == (not (hearing and learns) and name.startswith("encoder")), name
     for name, value in states[0]["judges"].items():
         assert torch.equal(value, states[1]["judges"][name]), name
+
+
+def test_nobody_judges_what_lies_above_a_recordings_bandwidth() -> None:
+    """Whatever is made there; and where all reach the top, nothing is touched."""
+    torch.manual_seed(0)
+    judges, speaker = Judges(1), torch.zeros(2, dtype=torch.int64)
+    seconds = torch.arange(12_000, dtype=torch.float64) / 48_000
+    low, high = (0.3 * torch.sin(2 * np.pi * hz * seconds).float() for hz in (440.0, 12_000.0))
+    audio = torch.stack([low, low + high])
+    cut = below(audio, np.full(2, 7_500, np.float32))
+    with torch.no_grad():
+        apart = [[(v.scores[0] - v.scores[1]).abs().max().item() for v in judges(x, speaker)] for x in (audio, cut)]
+    assert all(after < 0.05 * before for before, after in zip(*apart, strict=True))
+    torch.testing.assert_close(cut[0], low, atol=1e-3, rtol=0)
+    assert below(audio, np.full(2, 24_000, np.float32)) is audio
 
 
 def test_a_blend_decodes_what_the_second_encoder_tells_and_refuses_other_voices() -> None:
