@@ -680,14 +680,15 @@ def train(
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: TrainingProgress) -> None:
                 losses = f"loss {now.loss:.3f}, held out {now.held_out_loss:.3f}"
                 show(now.step, now.steps, losses, now.seconds_left)
 
-            work.mkdir(parents=True, exist_ok=True)
-            pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=report)
+            pack = train_voice(
+                name, folder, work, steps=steps, minutes=minutes, threads=threads, tell=tell, progress=report
+            )
             _place_pack(pack, target)
     except KeyboardInterrupt:
         _end_interrupted(work)
@@ -729,14 +730,13 @@ def train_song(
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: SongTraining) -> None:
                 losses = "" if now.stage == "packing" else f", loss {now.loss:.3f}, held out {now.held_out:.3f}"
                 show(now.step, now.steps, now.stage + losses, now.seconds_left)
 
             chosen = pick_device(device)  # before anything is written
-            work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(
                 name,
                 folder,
@@ -746,6 +746,7 @@ def train_song(
                 minutes=minutes,
                 threads=threads,
                 device=chosen,
+                tell=tell,
                 progress=report,
             )
             card = _place_pack(pack, target)
@@ -895,7 +896,7 @@ def train_llvc(
         _fail(f"the variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     try:
         chosen = pick_device(device)  # before anything is written
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, _):
 
             def report(now: TrainingProgress) -> None:
                 losses = ", ".join(f"{kind} {value:.3f}" for kind, value in now.losses.items())
@@ -1163,8 +1164,11 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str, float], None]]:
-    """The progress of a training, as a bar or, in a log file, in lines: yields what shows step, steps, losses and seconds left."""
+def _training(name: str, steps: int | None) -> Iterator[tuple[Callable[[int, int, str, float], None], Callable[[str], None]]]:
+    """The progress of a training, as a bar or, in a log file, in lines.
+
+    Yields what shows step, steps, losses and seconds left, and what says a sentence without disturbing the bar.
+    """
     columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
     with _progress(MofNCompleteColumn(), *columns) as progress:
         task = progress.add_task(f"Training {name}", total=steps, losses="", left="")
@@ -1175,7 +1179,7 @@ def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str,
             if not progress.console.is_terminal:
                 _say(f"step {step} of {of}: {losses}, {left}")
 
-        yield show
+        yield show, lambda sentence: _say(sentence, progress.console)
 
 
 def _say(sentence: str, console: Console | None = None) -> None:
