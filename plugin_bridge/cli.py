@@ -670,12 +670,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
 ) -> None:
     """Train a voice on your own recordings, for the stream engine. Ctrl-C stops it; --resume goes on."""
+    from models.pack import VoicePack, add_quality
     from plugin_bridge.doctor import train_remedy
 
     target, work = _training_places(name, folder, out, work, resume, "training")
     try:
         from models.source_filter.adapt import train_voice
+        from models.source_filter.data import Recordings
         from models.source_filter.train import TrainingProgress
+        from plugin_bridge.held_out import judge_held_out
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
@@ -689,11 +692,14 @@ def train(
             pack = train_voice(
                 name, folder, work, steps=steps, minutes=minutes, threads=threads, tell=tell, progress=report
             )
+            figures = judge_held_out(pack, Recordings(work / "packed"))
+            add_quality(VoicePack.open(pack), figures.quality())
             _place_pack(pack, target)
     except KeyboardInterrupt:
         _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
+    print(f"Recordings that were not trained on, {_duration(figures.seconds)} of them, converted: {figures}")
     print(target.resolve())
 
 

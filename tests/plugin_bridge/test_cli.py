@@ -16,7 +16,7 @@ from pedalboard.io import AudioFile
 from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
-from models.pack import PackManifest, write_pack
+from models.pack import PackManifest, VoicePack, write_pack
 from plugin_bridge.cli import app
 
 
@@ -416,7 +416,13 @@ def training_options(folder):
 
 def test_a_trained_voice_sings(trained, tmp_path, monkeypatch):
     assert re.search(r"step 2 of 2: loss \d+\.\d+, held out \d+\.\d+, .* left", trained.stderr)
-    assert trained.stdout.strip() == str(tmp_path / "voices" / "me.voice")
+    figures, place = trained.stdout.strip().splitlines()
+    heads = r"Recordings that were not trained on, 8\.0 s of them, converted: pitch \d+\.\d cents off, \d+\.\d % octave errors, "
+    assert re.match(heads, figures)
+    assert place == str(tmp_path / "voices" / "me.voice")
+    quality = VoicePack.open(place).manifest.voices[0].quality
+    assert quality["held_out_pitch_error_cents"] < 50 and quality["held_out_voicing_agreement"] > 0.8
+    assert 0 < quality["held_out_spectral_distance_db"] < 20 and quality["held_out_loss"] > 0
     monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", str(tmp_path / "voices"))
     assert "me " in run("voices").stdout
     converted = run("convert", tmp_path / "0.wav", tmp_path / "out.wav", "--voice", "me")
