@@ -20,7 +20,7 @@ from models.schema import check_name
 from models.source_filter.adversarial import CHECKPOINT as SHARP
 from models.source_filter.adversarial import AdversarialConfig, Game, Losses, play
 from models.source_filter.bank import write_bank
-from models.source_filter.cleaning import NARROW_HZ, clean
+from models.source_filter.cleaning import clean, narrowness
 from models.source_filter.data import Packer, Recordings, audio_files, pieces, read_table
 from models.source_filter.export import Tone
 from models.source_filter.features import HOP, SAMPLE_RATE
@@ -75,8 +75,7 @@ def own_recordings(name: str, folder: Path, work: Path, tell: Callable[[str], No
 def pack_own(name: str, folder: Path, files: list[Path], out: Path, tell: Callable[[str], None]) -> None:
     """Clean and pack recordings of the voice `name`; ValueError, one sentence, if that does not leave enough."""
     tracker = SwiftF0(threads=1, spin=False)
-    narrow: list[float] = []
-    used = 0
+    used: dict[str, float] = {}  # and the bandwidth of each
     with Packer(out) as packer:
         for path in files:
             shown = str(path.relative_to(folder))
@@ -85,9 +84,7 @@ def pack_own(name: str, folder: Path, files: list[Path], out: Path, tell: Callab
                 tell(recording.problem)
             if not len(recording.audio):
                 continue
-            used += 1
-            if recording.bandwidth_hz < NARROW_HZ:
-                narrow.append(recording.bandwidth_hz)
+            used[shown] = recording.bandwidth_hz
             hop = 0
             for audio in pieces(recording.audio):
                 track = recording.track[hop : hop + len(audio) // HOP]
@@ -98,12 +95,10 @@ def pack_own(name: str, folder: Path, files: list[Path], out: Path, tell: Callab
         packer.clips = [replace(clip, held_out=number % every == 0) for number, clip in enumerate(packer.clips, 1)]
         seconds = sum(clip.samples for clip in packer.clips) / SAMPLE_RATE
         if seconds < LEAST_SECONDS or not any(clip.held_out for clip in packer.clips):
-            raise ValueError(
-                f"expected at least {LEAST_SECONDS:.0f} s in three or more recordings of {name}, found {seconds:.0f} s in {used}"
-            )
-    if narrow:
-        end = " to ".join(f"{hz / 1000:.1f}" for hz in sorted({min(narrow), max(narrow)}))
-        tell(f"{len(narrow)} of {used} recordings hold nothing above {end} kHz, and the voice learns nothing there from them")
+            wanted = f"at least {LEAST_SECONDS:.0f} s in three or more recordings of {name}"
+            raise ValueError(f"expected {wanted}, found {seconds:.0f} s in {len(used)}")
+    if problem := narrowness(used):
+        tell(problem)
 
 
 def digest(path: Path) -> str:

@@ -24,10 +24,10 @@ FRAMES_A_SECOND = SAMPLE_RATE / FRAME
 NOTHING_DB = -80.0  # dBFS of the loudest frame: below, there is but the noise of a sound card
 EMPTY_DB = -90.0  # dBFS: a gate or an editor made it, and it tells nothing of the room
 
-# Levels are those of a hundredth of the frames, the loudest: the bundled voices' takes lie between -25 and -14 dBFS. SwiftF0 hears
-# less pitch in what is quieter: at -50 dBFS it loses a quarter of it, at -70 all.
+# Levels are those that a hundredth of the frames exceed: the bundled voices' takes lie between -25 and -14 dBFS. SwiftF0 hears less
+# pitch in what is quieter: at -50 dBFS it loses a quarter of it, at -70 all.
 QUIET_DB, USUAL_DB = -36.0, -20.0
-HIGHEST_DB = -6.0  # of the loudest frame, once raised
+WITHIN_DB = 60.0  # of the loudest frame: what is quieter does not count, or a word in an hour of silence would be quiet
 
 LEAST_VOICED_S = 0.5
 LEAST_VOICED = 0.05  # of the frames that are no pause: noise and music without a voice have less
@@ -88,14 +88,14 @@ def clean(path: Path, shown: str, tracker: SwiftF0) -> Cleaned:
     faults = []
     if (clipped := clipped_share(sound)) > CLIPPED:
         faults.append(f"{100 * clipped:.1f} % of its samples are clipped, which the voice will learn: record with less gain")
-    loud = float(np.percentile(level, 99))
+    loud = float(np.percentile(level[level > level.max() - WITHIN_DB], 99))
     if loud < QUIET_DB:
-        gain = min(USUAL_DB - loud, HIGHEST_DB - level.max())
+        gain = USUAL_DB - loud
         faults.append(
             f"it is quiet, its loud passages are at {loud:.0f} dBFS where {QUIET_DB:.0f} or more are wanted: it is raised by "
             f"{gain:.0f} dB, and its noise with it"
         )
-        audio, level = audio * np.float32(10 ** (gain / 20)), level + gain
+        audio, level = np.clip(audio * np.float32(10 ** (gain / 20)), -1, 1), level + gain  # a door that slams may be clipped
     elif (peak := np.abs(audio).max()) > 1:
         audio = audio / peak  # samples of a float file, which 16 bits would clip
 
@@ -173,3 +173,14 @@ def bandwidth_hz(audio: Floats, rate: float) -> float:
     beyond = np.maximum.accumulate(level[::-1])[::-1][2:]
     cliff = np.flatnonzero((level[:-2] - beyond > CLIFF_DB) & ((np.arange(len(level) - 2) + 1) * BAND_HZ > LOWEST_CLIFF_HZ))
     return float(min(recorded, (cliff[0] + 1) * BAND_HZ)) if len(cliff) else float(recorded)
+
+
+def narrowness(bandwidths_hz: dict[str, float]) -> str:
+    """One sentence about the recordings, each by its name, that end so low that a voice sounds dull; empty if there are none."""
+    narrow = {shown: hz for shown, hz in bandwidths_hz.items() if hz < NARROW_HZ}
+    if not narrow:
+        return ""
+    first, more = next(iter(narrow)), len(narrow) - 1
+    end = " to ".join(f"{hz / 1000:.1f}" for hz in sorted({min(narrow.values()), max(narrow.values())}))
+    who = f"{first} and {more} more of {len(bandwidths_hz)} recordings hold" if more else f"{first} holds"
+    return f"{who} nothing above {end} kHz, where the voice learns nothing from {'them' if more else 'it'}"

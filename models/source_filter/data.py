@@ -22,6 +22,7 @@ from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0
 
 from dsp.f0 import fill_unvoiced
+from models.samples_present import samples_present
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
 if sys.version_info >= (3, 11):
@@ -90,7 +91,7 @@ def decode(path: Path) -> tuple[NDArray[np.float32], float]:
     """A recording as it is, float32 [channels, samples], and its rate in Hz; ValueError, one sentence, if it is not readable."""
     try:
         with AudioFile(str(path)) as file:
-            return file.read(file.frames), float(file.samplerate)
+            return file.read(min(file.frames, samples_present(path))), float(file.samplerate)
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"expected a readable recording, but {path} is not one ({error})") from None
 

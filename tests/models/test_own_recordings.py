@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,11 @@ def test_a_quiet_take_is_raised_and_its_pitch_is_heard(tmp_path: Path, tracker: 
     assert np.mean(voiced[0] == voiced[1]) > 0.97
 
 
+def test_a_word_in_a_long_silence_is_not_quiet(tmp_path: Path, tracker: SwiftF0, take: Floats) -> None:
+    made = cleaned(tmp_path, tracker, np.concatenate([take[:RATE], np.zeros(60 * RATE, np.float32)]))
+    assert "quiet" not in made.problem and re.search("9[0-9] % of it is silence, which is cut out", made.problem)
+
+
 def test_clipping_is_found_at_any_level(tmp_path: Path, tracker: SwiftF0, take: Floats) -> None:
     limit = 0.25 * np.abs(take).max()
     made = cleaned(tmp_path, tracker, 0.5 * np.clip(take, -limit, limit))
@@ -120,6 +126,19 @@ def test_bandwidth_is_that_of_the_file_or_of_what_it_was_made_from(tmp_path: Pat
     assert 15_000 <= coded.bandwidth_hz <= 18_000
 
 
+def test_a_file_that_a_pipe_wrote_is_as_long_as_its_sound(tmp_path: Path, tracker: SwiftF0, take: Floats) -> None:
+    """Its header speaks of 2 ** 31 samples; and of one that was cut short, what is there is learned from."""
+    data = write(tmp_path / "take.wav", take).read_bytes()
+    at = data.index(b"data") + 4
+    whole = clean(tmp_path / "take.wav", "take.wav", tracker)
+    (tmp_path / "pipe.wav").write_bytes(data[:4] + b"\xff" * 4 + data[8:at] + b"\xff" * 4 + data[at + 4 :])
+    piped = clean(tmp_path / "pipe.wav", "pipe.wav", tracker)
+    assert piped.problem == "" and np.array_equal(piped.audio, whole.audio)
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
+    cut = clean(tmp_path / "cut.wav", "cut.wav", tracker)
+    assert cut.problem == "" and 0.45 < len(cut.audio) / len(whole.audio) < 0.51
+
+
 @pytest.fixture
 def folder(tmp_path: Path, take: Floats) -> Path:
     """Three takes of 7 s."""
@@ -138,7 +157,7 @@ def test_what_cannot_be_used_is_told_and_does_not_end_the_training(folder: Path,
         "broken.wav is left out: it cannot be read as audio",
         "silent/room.flac is left out: it holds no sound",
     ]
-    assert len(told) == 3 and told[2].startswith("1 of 4 recordings hold nothing above 7.")
+    assert len(told) == 3 and told[2].startswith("phone.wav holds nothing above 7.")
     assert [clip.file for clip in recordings.clips] == ["0.wav", "1.wav", "2.wav", "phone.wav"]
     assert [clip.held_out for clip in recordings.clips] == [False, False, True, False]
     assert [clip.bandwidth_hz < 7_700 for clip in recordings.clips] == [False, False, False, True]
