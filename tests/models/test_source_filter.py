@@ -48,6 +48,14 @@ def recordings_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def packed(recordings_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, packed."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], folder)
+    return folder
+
+
 @pytest.mark.parametrize(("samples", "groups"), [(512, 16), (1024, 6)])
 def test_factored_dft_is_numpys(samples: int, groups: int) -> None:
     x = np.random.default_rng(0).standard_normal((3, samples)).astype(np.float32)
@@ -219,9 +227,8 @@ def test_an_equaliser_is_heard_in_its_own_voice_alone() -> None:
             assert 10 * np.log10(after[inside].sum() / before[inside].sum()) == pytest.approx(change, abs=0.7)
 
 
-def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Path) -> None:
-    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], tmp_path / "packed")
-    recordings = Recordings(tmp_path / "packed")
+def test_a_killed_training_goes_on_exactly(packed: Path, tmp_path: Path) -> None:
+    recordings = Recordings(packed)
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()
     reports: list[int] = []
@@ -238,12 +245,11 @@ def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Pa
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
-def test_a_terminated_training_has_lost_no_step(recordings_folder: Path, tmp_path: Path) -> None:
+def test_a_terminated_training_has_lost_no_step(packed: Path, tmp_path: Path) -> None:
     """The signal comes in the middle of the second step, long before a checkpoint would be due."""
-    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], tmp_path / "packed")
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()
-    whole = fit(Recordings(tmp_path / "packed"), TINY, tmp_path / "whole", 3, lambda now: None)
+    whole = fit(Recordings(packed), TINY, tmp_path / "whole", 3, lambda now: None)
 
     class Terminated(Recordings):
         drawn = 0
@@ -260,12 +266,12 @@ def test_a_terminated_training_has_lost_no_step(recordings_folder: Path, tmp_pat
     before = signal.signal(signal.SIGTERM, end)
     try:
         with pytest.raises(SystemExit):
-            fit(Terminated(tmp_path / "packed"), TINY, tmp_path / "halves", 3, lambda now: None)
+            fit(Terminated(packed), TINY, tmp_path / "halves", 3, lambda now: None)
         assert signal.getsignal(signal.SIGTERM) is end
     finally:
         signal.signal(signal.SIGTERM, before)
     assert torch.load(tmp_path / "halves" / "checkpoint.pt", weights_only=True)["step"] == 2
-    resumed = fit(Recordings(tmp_path / "packed"), TINY, tmp_path / "halves", 3, lambda now: None)
+    resumed = fit(Recordings(packed), TINY, tmp_path / "halves", 3, lambda now: None)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
@@ -315,14 +321,13 @@ def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapt, "RECIPE", tmp_path / "adapt.toml")
 
 
-def test_steps_that_too_few_minutes_left_undone_are_made_up_for(recordings_folder: Path, tmp_path: Path, brief: None) -> None:
+def test_steps_that_too_few_minutes_left_undone_are_made_up_for(packed: Path, tmp_path: Path, brief: None) -> None:
     """Seven steps and three against discriminators: in no time neither begins, then there is time for both."""
-    pack(recordings_folder, [Corpus(folder=".", voice="me", hold_out=3)], tmp_path / "packed")
-    recordings = Recordings(tmp_path / "packed")
+    recordings = Recordings(packed)
 
     def train(stop_at: float) -> list[int]:
         seen: list[int] = []
-        adapt.adapt("me", recordings, tmp_path, 10, stop_at, lambda now: seen.append(now.step))
+        adapt.adapt("one", recordings, tmp_path, 10, stop_at, lambda now: seen.append(now.step))
         return seen
 
     assert train(0.0) == []
