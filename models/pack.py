@@ -309,6 +309,19 @@ def complete_pack(made: VoicePack, earlier: str | os.PathLike[str], out: str | o
     write_pack(out, manifest, members)
 
 
+def add_quality(pack: VoicePack, quality: Mapping[str, float]) -> None:
+    """Write a pack anew, in its place, with measured figures beside those that its voices have.
+
+    Raises
+    ------
+    PackError
+        If a figure is no finite number.
+    """
+    voices = [card.model_copy(update={"quality": card.quality | dict(quality)}) for card in pack.manifest.voices]
+    members = {name: pack.read(name) for name in pack.manifest.members}
+    write_pack(pack.path, pack.manifest.model_copy(update={"voices": voices}), members)
+
+
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:

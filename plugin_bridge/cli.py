@@ -698,30 +698,36 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
 ) -> None:
     """Train a voice on your own recordings, for the stream engine. Ctrl-C stops it; --resume goes on."""
+    from models.pack import VoicePack, add_quality
     from plugin_bridge.doctor import train_remedy
 
     target, work = _training_places(name, folder, out, work, resume, "training")
     try:
         from models.source_filter.adapt import train_voice
+        from models.source_filter.data import Recordings
         from models.source_filter.train import TrainingProgress
+        from plugin_bridge.held_out import judge_held_out
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: TrainingProgress) -> None:
                 losses = f"loss {now.loss:.3f}, held out {now.held_out_loss:.3f}"
                 show(now.step, now.steps, losses, now.seconds_left)
 
-            work.mkdir(parents=True, exist_ok=True)
-            pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=report)
+            pack = train_voice(
+                name, folder, work, steps=steps, minutes=minutes, threads=threads, tell=tell, progress=report
+            )
+            figures = judge_held_out(pack, Recordings(work / "packed"))
+            add_quality(VoicePack.open(pack), figures.quality())
             _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
+    print(f"Recordings that were not trained on, {_duration(figures.seconds)} of them, converted: {figures}")
     print(target.resolve())
 
 
@@ -758,14 +764,13 @@ def train_song(
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: SongTraining) -> None:
                 losses = "" if now.stage == "packing" else f", loss {now.loss:.3f}, held out {now.held_out:.3f}"
                 show(now.step, now.steps, now.stage + losses, now.seconds_left)
 
             chosen = pick_device(device)  # before anything is written
-            work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(
                 name,
                 folder,
@@ -775,17 +780,31 @@ def train_song(
                 minutes=minutes,
                 threads=threads,
                 device=chosen,
+                tell=tell,
                 progress=report,
             )
             card = _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: the same command with --resume goes on from {work}")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
     before, after = card.quality["song_held_out_db_before"], card.quality["song_held_out_db"]
     print(f"Recordings that were not trained on: {after:.2f} dB from their spectrograms, {before:.2f} before")
     print(target.resolve())
+
+
+def _new_pack(name: str, out: Path | None) -> Path:
+    """Where the pack of a new voice goes; a name or a place that does not do ends the command before anything is made."""
+    from plugin_bridge.voices import check_new_name, user_folder
+
+    try:
+        check_new_name(name)
+    except ValueError as error:
+        _fail(str(error))
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    return target
 
 
 def _training_places(
@@ -794,20 +813,30 @@ def _training_places(
     """Where the pack and the unfinished training of a voice lie; `cache` is the folder for the latter in the user's own."""
     import platformdirs
 
-    from plugin_bridge.voices import user_folder
-
+    target = _new_pack(name, out)
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
-    started = work.is_dir() and any(work.iterdir())
+    started = _begun(work)
     if started and not resume:
         _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
     if resume and not started:
         _fail(f"{work} holds no training to go on with")
     return target, work
+
+
+def _begun(work: Path) -> bool:
+    """Whether the folder of a training holds anything of one."""
+    return work.is_dir() and any(work.iterdir())
+
+
+def _end_interrupted(work: Path) -> NoReturn:
+    """End a training that Ctrl-C stopped; what it has learned is in its folder."""
+    if _begun(work):
+        _say("interrupted: the same command with --resume goes on")
+    else:
+        _say("interrupted, before there was anything to go on with")
+    raise typer.Exit(INTERRUPTED)
 
 
 def _place_pack(made: Path, target: Path) -> VoiceCard:
@@ -887,11 +916,8 @@ def train_llvc(
 ) -> None:
     """Train an LLVC voice on pairs. Ctrl-C stops it; the same command goes on."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    target = _new_pack(name, out)
     try:
         from models.device import pick_device
         from models.llvc.bank import train_voice
@@ -904,7 +930,7 @@ def train_llvc(
         _fail(f"the variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     try:
         chosen = pick_device(device)  # before anything is written
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, _):
 
             def report(now: TrainingProgress) -> None:
                 losses = ", ".join(f"{kind} {value:.3f}" for kind, value in now.losses.items())
@@ -949,16 +975,13 @@ def import_llvc(
 ) -> None:
     """Make a voice of a checkpoint of the LLVC project. Only its tensors are read, and each is checked."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
+    target = _new_pack(name, out)
     try:
         from models.llvc.bank import import_checkpoint
         from models.llvc.export import ExportOptions
     except ImportError as error:
         _fail(f"importing a checkpoint needs {error.name or 'torch'}, which is not there; {train_remedy()}")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     options = ExportOptions(chunk_factor, integer=int8)
     try:
         import_checkpoint(
@@ -1216,8 +1239,11 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str, float], None]]:
-    """The progress of a training, as a bar or, in a log file, in lines: yields what shows step, steps, losses and seconds left."""
+def _training(name: str, steps: int | None) -> Iterator[tuple[Callable[[int, int, str, float], None], Callable[[str], None]]]:
+    """The progress of a training, as a bar or, in a log file, in lines.
+
+    Yields what shows step, steps, losses and seconds left, and what says a sentence without disturbing the bar.
+    """
     columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
     with _progress(MofNCompleteColumn(), *columns) as progress:
         task = progress.add_task(f"Training {name}", total=steps, losses="", left="")
@@ -1228,7 +1254,7 @@ def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str,
             if not progress.console.is_terminal:
                 _say(f"step {step} of {of}: {losses}, {left}")
 
-        yield show
+        yield show, lambda sentence: _say(sentence, progress.console)
 
 
 def _say(sentence: str, console: Console | None = None) -> None:

@@ -6,7 +6,7 @@ import importlib.resources
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -134,6 +134,16 @@ def scaled(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
+def check_new_name(name: str) -> None:
+    """ValueError, one sentence, unless a voice of a user's own can have this name: that of a bundled one would hide that one."""
+    from models.schema import check_name
+
+    check_name(name)
+    bundled = [address.card.name for path in _packs_in(_bundled_folders()) for address in _pack_addresses(path)]
+    if name in bundled:
+        raise ValueError(f"expected a name that no bundled voice has, got {name!r}; bundled are {', '.join(bundled)}")
+
+
 def user_folder() -> Path:
     """The folder in which a user's own packs are looked for. It need not exist."""
     import platformdirs
@@ -169,7 +179,7 @@ def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
 
     found: dict[str, VoiceAddress] = {}
     broken: list[str] = []
-    for path in _pack_paths():
+    for path in _packs_in(_folders()):
         try:
             for address in _pack_addresses(path):
                 found.setdefault(address.card.name, address)
@@ -178,8 +188,8 @@ def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
     return found, broken
 
 
-def _pack_paths() -> Iterator[Path]:
-    for folder in _folders():
+def _packs_in(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
         try:
             paths = sorted(folder.iterdir())
         except OSError:
@@ -190,6 +200,10 @@ def _pack_paths() -> Iterator[Path]:
 def _folders() -> Iterator[Path]:
     yield from (Path(folder) for folder in os.environ.get(VOICES_VARIABLE, "").split(os.pathsep) if folder)
     yield user_folder()
+    yield from _bundled_folders()
+
+
+def _bundled_folders() -> Iterator[Path]:
     bundled = importlib.resources.files("presets")
     if isinstance(bundled, Path):
         yield bundled
