@@ -33,8 +33,8 @@ DEFAULT_STEPS = 2_000
 SHARPENED = 0.3  # share of the steps that are taken against discriminators, each of which ...
 COST = 2.0  # ... takes about so many times as long as one without
 BASE_CREDITS = (
-    "PJS by Junya Koguchi and Shinnosuke Takamichi, CC BY-SA 4.0; Kerstin of rhasspy's dataset-voice-kerstin, CC0 1.0; ALYS by VoxWave "
-    "S.A.S., open-sourced by Lucien Cartier-Tilet, GPL-3.0; LibriSpeech (c) 2014 Vassil Panayotov, CC BY 4.0"
+    "PJS by Junya Koguchi and Shinnosuke Takamichi, CC BY-SA 4.0; Kerstin of rhasspy's dataset-voice-kerstin, CC0 1.0; ALYS by "
+    "VoxWave S.A.S., open-sourced by Lucien Cartier-Tilet, GPL-3.0; LibriSpeech (c) 2014 Vassil Panayotov, CC BY 4.0"
 )
 LEAST_SECONDS = 20.0  # below, not every vowel occurs
 ABOUT = "recordings.json"  # in the packed folder: whose recordings it holds, and which
@@ -138,7 +138,7 @@ def own_card(name: str, recordings: Recordings, quality: dict[str, float]) -> Vo
         singer="the singer of the recordings",
         credits=f"the singer of the recordings, and those of the base that learned from them: {BASE_CREDITS}",
         training_data=f"{files} recordings, {samples / SAMPLE_RATE / 60:.1f} minutes",
-        limits=f"At its best from {low:.0f} to {high:.0f} Hz, where it was heard; words lose sharpness. One voice at a time, without reverb.",
+        limits=f"At its best from {low:.0f} to {high:.0f} Hz, where it was heard. One voice at a time, without reverb.",
         quality=quality,
     )
 
