@@ -50,6 +50,7 @@ def examine() -> Iterator[Finding]:
     yield _priority()
     yield _extra("MIDI", "plugin-bridge live --midi", ("rtmidi",), midi_remedy())
     yield _extra("Training", "plugin-bridge train", ("torch", "onnx", "soxr"), train_remedy())
+    yield _extra("Encoders", "--encoder with a Hugging Face folder", ("transformers", "torch"), encoders_remedy())
     yield _extra("Evaluation", "plugin-bridge evaluate", ("resemblyzer", "soxr"), evaluate_remedy())
 
 
@@ -137,6 +138,11 @@ def midi_remedy() -> str:
 def train_remedy() -> str:
     """How to install what training needs and converting does not."""
     return _extra_remedy("train")
+
+
+def encoders_remedy() -> str:
+    """How to install what reads a content encoder's Hugging Face folder."""
+    return _extra_remedy("encoders")
 
 
 def evaluate_remedy() -> str:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.checkpoint import restoring
 from models.graph import load_graph
 from models.lhq import train_denoiser, train_vocoder
 from models.lhq.bank import member_name, stored
@@ -313,7 +314,8 @@ def train_voice(
     quality = {"song_held_out_db_before": run.held_out_error_db(base.denoiser)}
     checkpoint = work / train_denoiser.CHECKPOINT
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, map_location="cpu", weights_only=True), copy.deepcopy(conditioning))
+        with restoring(checkpoint) as state:
+            run.resume(state, copy.deepcopy(conditioning))
     seconds = 60 * minutes if minutes else math.inf
     steps = steps or recipe.steps
     vocoder_steps = max(1, round(steps * recipe.vocoder_steps / recipe.steps))

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
@@ -269,12 +270,12 @@ def play(
     parts: dict[str, Any] = {"game": game, "optimiser": optimiser, "opponent": opponent}
     if path.exists():
         # On the CPU first: AdamW's count of steps stays there, and each of its parameters would else be waited for.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for key, part in parts.items():
-            part.load_state_dict(state[key])
-        for average, key in zip(averages, ("denoiser", "conditioner"), strict=True):
-            average.load_state_dict(state[key])
-        step = state["step"]
+        with restoring(path) as state:
+            for key, part in parts.items():
+                part.load_state_dict(state[key])
+            for average, key in zip(averages, ("denoiser", "conditioner"), strict=True):
+                average.load_state_dict(state[key])
+            step = state["step"]
 
     def write() -> None:
         state = {key: part.state_dict() for key, part in parts.items()} | {"step": step}

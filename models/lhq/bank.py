@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from models.checkpoint import restoring
 from models.equaliser import read_equalisers
 from models.lhq import export
 from models.lhq.content import Conditioner, Conditioning, load_content
@@ -29,11 +30,11 @@ STORED: dict[Size, str] = {"lhq": "half", "mobile": "integer"}
 
 
 def load_vocoder(path: Path) -> Vocoder:
-    """The averaged network of a vocoder's checkpoint."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    vocoder = Vocoder(VocoderConfig(**state["config"]))
-    vocoder.load_state_dict(state["average"])
-    return vocoder.eval()
+    """The averaged network of a vocoder's checkpoint. Raises CheckpointError if it does not hold one."""
+    with restoring(path, "a vocoder's checkpoint") as state:
+        vocoder = Vocoder(VocoderConfig(**state["config"]))
+        vocoder.load_state_dict(state["average"])
+        return vocoder.eval()
 
 
 def song_graphs(
@@ -109,9 +110,9 @@ def write_base(work: Path, pack: VoicePack, out: Path) -> None:
     conditioning.condition.load_state_dict(conditioner.condition.state_dict())
     with torch.no_grad():
         conditioning.voices.weight.copy_(conditioner.voices.weight[[trained.index(name) for name in names]])
-    state = torch.load(work / "vocoder.pt", map_location="cpu", weights_only=True)
     judges = Judges(1)
-    judges.load_state_dict(state["judges"])
+    with restoring(work / "vocoder.pt", "a vocoder's checkpoint") as state:
+        judges.load_state_dict(state["judges"])
     encoder = pack.manifest.members[pack.manifest.songs["lhq"]["content"]]
     mobile = kept_blocks(work, len(student.blocks))
     save_base(Base(conditioning, student, mobile, load_vocoder(work / "vocoder.pt"), judges, encoder), out)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.blending import between, blend_arguments
+from models.checkpoint import read_checkpoint
 from models.source_filter.train import save
 
 MODULES = ("denoiser", "conditioner")
@@ -21,7 +20,7 @@ def blend(first: Path, second: Path, share: float) -> dict[str, Any]:
 
     Raises ValueError, one sentence, if their networks differ.
     """
-    one, other = (torch.load(path, map_location="cpu", weights_only=True) for path in (first, second))
+    one, other = (read_checkpoint(path, "a student") for path in (first, second))
     if one["sizes"] != other["sizes"]:
         raise ValueError(f"expected two results of one structure, but {second} differs from {first}")
     blended = {name: between(one[name], other[name], share) for name in MODULES}

@@ -8,13 +8,13 @@ slice of a song with that much context is converted like the whole.
 from __future__ import annotations
 
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from models.checkpoint import restoring
 from models.lhq.features import BANDS
 from models.lhq.mel import DEFAULT, FLOOR
 from models.source_filter.whitening import Whiten
@@ -215,13 +215,9 @@ class Conditioner(Conditioning):
 def load_content(path: Path) -> tuple[Conditioner, list[str]]:
     """The averaged networks of a stage-1 checkpoint, and the names of its voices, the first embeddings in order.
 
-    Raises ValueError, one sentence, if the file does not hold them.
+    Raises CheckpointError if the file does not hold them.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    with restoring(path, "a stage-1 checkpoint") as state:
         model = Conditioner(ContentConfig(**state["config"]))
         model.load_state_dict(state["average"])
         return model.eval(), [str(voice) for voice in state["voices"]]
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        problem = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"expected a stage-1 checkpoint in {path}, but it cannot be read ({problem})") from None

@@ -36,6 +36,8 @@ DIMENSIONS = (256, 768)  # layer 9 with its projection, layer 9 or 12 without
 STRETCH, MARGIN = 30 * RATE // HOP, 2 * RATE // HOP  # frames encoded at once, and heard around them: attention is quadratic
 ONNX_BYTES = 2**30  # the largest there is has 400 MB
 PROBED = 32  # values of what an encoder hears in the probe: enough to tell two networks apart
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder, in the order of preference
+MASK = "masked_spec_embed"  # what training puts in place of frames; some files do without
 LIKENESS = 0.3  # relative error of these up to which it is the same network: stored in 8 bits it is off by less than 0.1
 
 
@@ -209,9 +211,9 @@ def _load_folder(path: Path) -> Encoder:
         raise ModelError(f"expected a Hugging Face model in {path}, but its config.json cannot be read ({error})") from None
     if kind != "hubert":
         raise ModelError(f"expected a model of the type 'hubert' in {path}, found {str(kind)[:60]!r}")
-    if not (path / "model.safetensors").is_file():
-        # The other format, pytorch_model.bin, is a pickle: a file that can run anything.
-        raise ModelError(f"expected model.safetensors in {path}, and it has none (a pickle is not opened)")
+    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise ModelError(f"expected {' or '.join(WEIGHTS)} in {path}, and it has neither")
     try:
         import torch
 
@@ -220,9 +222,20 @@ def _load_folder(path: Path) -> Encoder:
         problem = "a Hugging Face folder needs the packages torch and transformers: pip install torch transformers"
         raise ModelError(f"{problem} (an ONNX file of the encoder needs neither)") from None
     try:
-        model = hubert.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+        if weights.suffix == ".safetensors":
+            source: dict[str, Any] = {"pretrained_model_name_or_path": path, "use_safetensors": True}
+        else:
+            # A pickle: read by ourselves, as tensors alone.
+            from models.checkpoint import read_checkpoint
+
+            sizes = hubert.config_class.from_pretrained(path, local_files_only=True)
+            source = {"pretrained_model_name_or_path": None, "config": sizes, "state_dict": read_checkpoint(weights, "a HuBERT")}
+        model, told = hubert.from_pretrained(**source, local_files_only=True, output_loading_info=True)
     except Exception as error:  # whatever is wrong with a file
         raise ModelError(f"expected a HuBERT in {path}, but it cannot be loaded: {first_line(error)}") from error
+    if missing := sorted(set(told["missing_keys"]) - {MASK}):
+        raise ModelError(f"expected the weights of a HuBERT in {weights}, but it lacks {missing[0][:100]!r}")
+    model = model.float().eval()  # whatever it is stored as
     normalise = _normalises(path)
 
     def embed(audio: Floats) -> Floats:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dsp.mel import mel_centres
+from models.checkpoint import restoring
 from models.device import CPU, DEVICES, half_precision, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
@@ -207,11 +208,11 @@ def fit(
     step, spent = 0, 0.0
     checkpoint = work / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)  # wherever it was trained so far
-        model.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["seconds"]
+        with restoring(checkpoint) as state:
+            model.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            step, spent = state["step"], float(state["seconds"])
     held_out = takes.batch(
         np.random.default_rng(config.seed), 2 * config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=0.0, held_out=True
     )

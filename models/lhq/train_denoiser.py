@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
@@ -384,11 +385,11 @@ def write_result(path: Path, run: Run) -> None:
 
 
 def load_result(path: Path, conditioner: Conditioned) -> tuple[Denoiser, Conditioned]:
-    """Inverse of `write_result`; `conditioner` is one of the right sizes."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    denoiser = Denoiser(DenoiserConfig.from_json(state["sizes"]))
-    denoiser.load_state_dict(state["denoiser"])
-    conditioner.load_state_dict(state["conditioner"])
+    """Inverse of `write_result`; `conditioner` is one of the right sizes. Raises CheckpointError if it does not fit."""
+    with restoring(path, "a trained denoiser") as state:
+        denoiser = Denoiser(DenoiserConfig.from_json(state["sizes"]))
+        denoiser.load_state_dict(state["denoiser"])
+        conditioner.load_state_dict(state["conditioner"])
     return denoiser.eval(), conditioner.eval()
 
 
@@ -422,7 +423,8 @@ def main() -> None:
     conditioner = load_content(arguments.work / CONTENT)[0]
     checkpoint = arguments.work / CHECKPOINT
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, map_location="cpu", weights_only=True), conditioner)
+        with restoring(checkpoint) as state:
+            run.resume(state, conditioner)
     elif arguments.teacher:
         go_on(run, arguments.teacher, conditioner)
     else:

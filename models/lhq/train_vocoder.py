@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.mel import log_mel, normalise
@@ -173,10 +174,10 @@ def fit(
     parts: dict[str, Any] = {"network": network, "average": average, "judges": judges, "optimiser": optimiser, "opponent": opponent}
     step, path = 0, work / "vocoder.pt"
     if path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)  # wherever it was trained so far
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        step = state["step"]
+        with restoring(path) as state:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            step = state["step"]
 
     def write() -> None:
         save(path, {name: part.state_dict() for name, part in parts.items()} | {"step": step, "config": asdict(sizes)})

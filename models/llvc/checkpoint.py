@@ -1,12 +1,10 @@
 """Checkpoints of the authors' training, and of ours, as generators: tensors alone, every one checked.
 
-A checkpoint is a pickle, so nothing in it is trusted: it is read with `weights_only=True`, and what is no tensor of the expected
-name, shape and kind is refused.
+What is no tensor of the expected name, shape and kind is refused, and all else in the file is left alone.
 """
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +12,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from models.checkpoint import CheckpointError, read_checkpoint
 from models.llvc.network import POSITIONS, Generator, GeneratorConfig
 from models.schema import SampleRate, Schema, first_problem
 
 MAX_CONFIG_BYTES = 1 << 20
-# The published ones have 40 MB, optimizer included; ours 0.9 GB, with the discriminators and theirs.
-MAX_CHECKPOINT_BYTES = 2 << 30
 MAX_CHUNK_SAMPLES = 16_384
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or its config cannot be used; the message is one sentence that names the file."""
 
 
 class _Prenet(Schema):
@@ -174,24 +167,9 @@ def load_generator(path: Path, config: GeneratorConfig) -> Generator:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    what = f"expected a checkpoint with a generator's state under 'model' in {path}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # PyTorch packs nothing; what is packed could unpack to anything.
-            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-            size = sum(member.file_size for member in archive.infolist())
-        if packed or size > MAX_CHECKPOINT_BYTES:
-            raise CheckpointError(f"{what}, at most {MAX_CHECKPOINT_BYTES >> 20} MiB and not compressed, but it is otherwise")
-        # Mapped: of all that is in it the generator alone is read.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # the unpickler raises anything, by what it meets
-        problem = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
-        raise CheckpointError(f"{what}, but it cannot be read: {problem}") from None
-    state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    what = "a checkpoint with a generator's state under 'model'"
+    # Mapped: of all that is in it the generator alone is read.
+    state = read_checkpoint(path, what, mapped=True).get("model")
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{what}, but there is none")
+        raise CheckpointError(f"expected {what} in {path}, but there is none")
     return state

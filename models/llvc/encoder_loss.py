@@ -7,6 +7,7 @@ wav2vec 2.0, WavLM). An ONNX file of such an encoder serves whole, with its tran
 
 from __future__ import annotations
 
+import importlib
 import math
 import pickle
 from pathlib import Path
@@ -135,12 +136,17 @@ def load_encoder(path: Path, sample_rate: int) -> nn.Module:
     if not path.is_dir():
         return ContentFeatures(load_content(path)[0].encoder, sample_rate)
     try:
-        from transformers import AutoModel  # type: ignore[import-not-found,unused-ignore]
+        any_model = importlib.import_module("transformers").AutoModel  # an optional package, which mypy need not have
     except ImportError:
-        raise ValueError(f"reading the encoder in {path} needs transformers, which is not there") from None
+        problem = f"reading the encoder in {path} needs transformers, which is not there"
+        raise ValueError(f"{problem}: pip install transformers") from None
     try:
-        model = AutoModel.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-        front_end = model.feature_extractor
+        # A pytorch_model.bin, too, is read as tensors alone.
+        offline = {"local_files_only": True, "trust_remote_code": False, "weights_only": True}
+        model, told = any_model.from_pretrained(str(path), **offline, output_loading_info=True)
+        front_end = model.feature_extractor.float()
+        if missing := sorted(name for name in told["missing_keys"] if name.startswith("feature_extractor.")):
+            raise ValueError(f"its weights lack {missing[0]}")
         probe = front_end(torch.zeros(1, SPEECH_RATE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
         problem = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

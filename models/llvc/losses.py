@@ -85,6 +85,11 @@ class MelLoss(nn.Module):
             self.register_buffer(f"mel_{resolution.fft}", weights, persistent=False)
             self.register_buffer(f"window_{resolution.window}", torch.hann_window(resolution.window), persistent=False)
 
+    @property
+    def least_samples(self) -> int:
+        """Of a waveform: the longest spectrum is reflected by half of itself at each end."""
+        return max(resolution.fft for resolution in self.resolutions) // 2 + 1
+
     def spectrum(self, audio: Tensor, resolution: Resolution) -> Tensor:
         """Magnitudes in mel bands [batch, frames, MEL_BANDS]."""
         window = self.get_buffer(f"window_{resolution.window}")

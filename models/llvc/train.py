@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.checkpoint import CheckpointError, restoring
 from models.device import half_precision
 from models.interruption import Interruption
 from models.llvc.checkpoint import config_text, read_config
@@ -41,6 +42,7 @@ CONFIG = "config.json"
 BETAS, EPSILON = (0.8, 0.999), 1e-9
 LARGEST_GRADIENT = 1.0
 VALIDATION_PAIRS = 8
+LEAST_JUDGED = 37  # samples: shorter, they cannot be reflected to a whole row of the discriminator of this period
 SAVE_SECONDS = 300.0
 
 
@@ -99,8 +101,10 @@ def read_recipe(path: Path | None = None) -> TrainingConfig:
         config = TrainingConfig(**{**known, **given})
         if config.distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {config.distance!r}")
-        if not (config.batch and config.clip and config.segment and config.judged):
-            raise ValueError("batch, clip, segment and judged must be at least 1")
+        if not (config.batch and config.clip):
+            raise ValueError("batch and clip must be at least 1")
+        if min(config.segment, config.judged) < LEAST_JUDGED:
+            raise ValueError(f"segment and judged must be at least {LEAST_JUDGED}, the longest period of the discriminators")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected a recipe with a [training] table in {path}, but {_reason(error)}") from None
     return config
@@ -111,7 +115,10 @@ def _reason(error: Exception) -> str:
 
 
 class Trainer:
-    """Generator and discriminators, their optimisers, and one step of both. `encoder`, if there is one, adds its loss."""
+    """Generator and discriminators, their optimisers, and one step of both. `encoder`, if there is one, adds its loss.
+
+    Raises ValueError, one sentence, for clips too short for the losses.
+    """
 
     def __init__(
         self,
@@ -125,6 +132,9 @@ class Trainer:
         self.encoder = None if encoder is None else EncoderLoss(encoder, config.distance).to(device)
         self.generator, self.discriminators = generator.to(device), discriminators.to(device)
         self.mel = MelLoss(generator.config.sample_rate).to(device)
+        if config.clip < self.mel.least_samples:
+            least = f"{self.mel.least_samples} samples at {generator.config.sample_rate} Hz"
+            raise ValueError(f"a recipe's clip must be at least {least}, for its longest spectrum, not {config.clip}")
         self.envelope = EnvelopeLoss(generator.config.sample_rate).to(device)
         self.words = WordsLost(Words(), BandPower(generator.config.sample_rate)).to(device) if config.words else None
         self.optimisers = [
@@ -213,7 +223,14 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 
+    def faces(self, discriminators: dict[str, Tensor]) -> bool:
+        """Whether a state is that of discriminators such as ours: `llvc` and `llvc-hfg` have one generator."""
+        return {name: value.shape for name, value in discriminators.items()} == {
+            name: value.shape for name, value in self.discriminators.state_dict().items()
+        }
+
     def load(self, state: dict[str, Any]) -> None:
+        # The state is on the CPU: AdamW's count of steps stays there, and each of its parameters would else be waited for.
         self.averaged.module.load_state_dict(state["model"])
         self.averaged.n_averaged.copy_(state["averaged"])
         self.generator.load_state_dict(state["generator"])
@@ -254,10 +271,11 @@ def fit(
     checkpoint = work / CHECKPOINT
     step = 0
     if checkpoint.exists():
-        # On the CPU first: AdamW's count of steps stays there, and each of its parameters would else be waited for.
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        trainer.load(state)
-        step = state["step"]
+        with restoring(checkpoint) as state:
+            if not trainer.faces(state["discriminators"]):
+                raise CheckpointError(f"{work} holds a training against other discriminators: this one wants a folder of its own")
+            trainer.load(state)
+            step = state["step"]
     fixed = list(range(min(len(validation), VALIDATION_PAIRS)))
     held_out = torch.from_numpy(validation.batch(fixed, config.clip, np.random.default_rng(config.seed)))
     held_out_voices = validation.voices(fixed)

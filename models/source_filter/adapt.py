@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from swift_f0 import SwiftF0
 
+from models.checkpoint import restoring
 from models.pack import VoiceCard
 from models.schema import check_name
 from models.source_filter.adversarial import CHECKPOINT as SHARP
@@ -227,4 +228,7 @@ def adapt(
 
 def steps_taken(checkpoint: Path) -> int:
     """How far a stage is by its checkpoint; 0 if it has none."""
-    return int(torch.load(checkpoint, weights_only=True)["step"]) if checkpoint.exists() else 0
+    if not checkpoint.exists():
+        return 0
+    with restoring(checkpoint) as state:
+        return int(state["step"])

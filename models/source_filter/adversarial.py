@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsp.mel import hz_to_mel, mel_to_hz
+from models.checkpoint import restoring
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
 from models.llvc.discriminators import Discriminators, Verdict
@@ -275,15 +276,15 @@ def play(
     ranges = [recordings.f0_range_hz(voice) for voice in recordings.voices]
     step, path = 0, work / CHECKPOINT
     if path.exists():
-        state = torch.load(path, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        judges.load_state_dict(state["judges"])
-        optimiser.load_state_dict(state["optimiser"])
-        opponent.load_state_dict(state["opponent"])
-        step = state["step"]
-        if game.teller:
-            game.teller.load_state_dict(state["teller"])
+        with restoring(path) as state:
+            network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            judges.load_state_dict(state["judges"])
+            optimiser.load_state_dict(state["optimiser"])
+            opponent.load_state_dict(state["opponent"])
+            step = state["step"]
+            if game.teller:
+                game.teller.load_state_dict(state["teller"])
 
     def write() -> None:
         state: dict[str, Any] = {"teller": game.teller.state_dict()} if game.teller else {}

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.checkpoint import restoring
 from models.interruption import Interruption
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
@@ -207,12 +208,12 @@ def fit(
     step = 0
     checkpoint = work / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        trainer.network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        trainer.mean.prior.copy_(state["prior"])
+        with restoring(checkpoint) as state:
+            trainer.network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            step = state["step"]
+            trainer.mean.prior.copy_(state["prior"])
 
     chunks = config.context_chunks + config.warm_chunks + config.chunks
 

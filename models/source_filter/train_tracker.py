@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from dsp.pitch import track_pitch
 from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
+from models.checkpoint import restoring
 from models.source_filter.data import audio_files, load_mono
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
@@ -312,10 +313,10 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
     optimizer = torch.optim.AdamW(tracker.parameters(), lr=rate, weight_decay=1e-4)
     checkpoint, first = cache / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        tracker.load_state_dict(saved["tracker"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = int(saved["step"])
+        with restoring(checkpoint) as saved:
+            tracker.load_state_dict(saved["tracker"])
+            optimizer.load_state_dict(saved["optimizer"])
+            first = saved["step"]
         print(f"going on from step {first}", flush=True)
     started = logged = kept = time.monotonic()
     sums, names = np.zeros(3), ("pitch", "distance", "voicing")

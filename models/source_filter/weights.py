@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.checkpoint import restoring
 from models.source_filter.network import Network, NetworkConfig
 
 BASE_FILE = "base.npz"
@@ -35,12 +36,12 @@ def save_trained(trained: Trained, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Trained:
-    """The averaged network of a training run's checkpoint."""
-    state = torch.load(path, weights_only=True)
-    noise = state.get("content_noise", NetworkConfig.content_noise)
-    network = Network(NetworkConfig(voices=state["speakers"], content_noise=noise))
-    network.load_state_dict(state["average"])
-    return Trained(network.eval(), state["prior"], state["voices"])
+    """The averaged network of a training run's checkpoint. Raises CheckpointError if it does not hold one."""
+    with restoring(path) as state:
+        noise = state.get("content_noise", NetworkConfig.content_noise)
+        network = Network(NetworkConfig(voices=state["speakers"], content_noise=noise))
+        network.load_state_dict(state["average"])
+        return Trained(network.eval(), state["prior"], state["voices"])
 
 
 def load_trained(path: Path | None = None) -> Trained:

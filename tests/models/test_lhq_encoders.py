@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from encoder_files import encoder_file
 
 from models.graph import ModelError
-from models.lhq.encoders import FIELD, RATE, Encoder, load_encoder, on_grid
+from models.lhq.encoders import FIELD, HOP, RATE, Encoder, load_encoder, on_grid
 
 
 @pytest.mark.parametrize("channels", [256, 768])
@@ -93,25 +94,74 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected a model of the type 'hubert' in .*, found 'bert'"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hubert"}))
-    with pytest.raises(ModelError, match=r"expected model\.safetensors"):
+    with pytest.raises(ModelError, match=r"expected model\.safetensors or pytorch_model\.bin in .*, and it has neither"):
         load_encoder(tmp_path)
 
 
-def test_a_hugging_face_folder(tmp_path: Path) -> None:
-    """A tiny HuBERT with the real one's convolutions: as many frames, and the same numbers as its own library gives."""
+@pytest.fixture(scope="module")
+def hubert():
+    """A tiny HuBERT with the real one's convolutions."""
+    pytest.importorskip("torch").manual_seed(0)
     transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
     config = transformers.HubertConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
     )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.HubertModel(config).eval()
-    model.save_pretrained(tmp_path, safe_serialization=True)
+    return transformers.HubertModel(config).eval()
+
+
+def pickled(hubert, folder: Path, **changes: object) -> None:
+    """As ContentVec is passed around: a pickle with the older names of the weight normalisation, and a projection on top."""
+    import torch
+
+    older = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {"final_proj.weight": torch.zeros(16, 32), "final_proj.bias": torch.zeros(16)}
+    for name, weights in hubert.state_dict().items():
+        for new, old in older.items():
+            name = name.replace(new, old)
+        state[name] = weights
+    hubert.config.save_pretrained(folder)
+    torch.save({name: value for name, value in (state | changes).items() if value is not None}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hugging_face_folder(tmp_path: Path, hubert, weights: str) -> None:
+    """As many frames, and the same numbers as its own library gives."""
+    import torch
+
+    if weights == "pytorch_model.bin":
+        pickled(hubert, tmp_path)
+    else:
+        hubert.save_pretrained(tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["config.json", weights]
     encoder = load_encoder(tmp_path)
     assert encoder.dimensions == 32
     audio = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
     with torch.no_grad():
-        wanted = model(torch.from_numpy(np.pad(audio, (200, 200)))[None]).last_hidden_state[0].numpy()
-    np.testing.assert_allclose(encoder(audio)[:96:2], wanted[:48], atol=0.3)
+        heard = np.pad(audio, FIELD // 2)[: 49 * HOP + FIELD]  # what 50 frames hear, the first centred on the first sample
+        wanted = hubert(torch.from_numpy(heard)[None]).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(encoder.frames(audio), wanted, atol=1e-5)
     assert encoder(audio).shape == (101, 32)
+
+
+class Hostile:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_hugging_face_folder_is_never_executed_and_lacks_nothing(tmp_path: Path, hubert) -> None:
+    pickled(hubert, tmp_path, more=Hostile(tmp_path / "harm"))
+    with pytest.raises(ModelError, match=r"expected a HuBERT in .*pytorch_model\.bin, but it cannot be read"):
+        load_encoder(tmp_path)
+    assert not (tmp_path / "harm").exists()
+    pickled(hubert, tmp_path, **{"encoder.layer_norm.weight": None, "masked_spec_embed": None})
+    with pytest.raises(ModelError, match=r"in .*pytorch_model\.bin, but it lacks 'encoder\.layer_norm\.weight'"):
+        load_encoder(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes((tmp_path / "pytorch_model.bin").read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"expected a HuBERT in .*, but it cannot be loaded: .*pytorch_model\.bin"):
+        load_encoder(tmp_path)

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from models.llvc.checkpoint import MAX_CHECKPOINT_BYTES, CheckpointError, load_generator, read_config  # noqa: E402
+from models.checkpoint import MAX_CHECKPOINT_BYTES, CheckpointError  # noqa: E402
+from models.llvc.checkpoint import load_generator, read_config  # noqa: E402
 from models.llvc.discriminators import SETS, discriminator_set  # noqa: E402
 from models.llvc.network import VARIANTS, Generator  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
@@ -228,7 +229,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, make):
 def test_files_that_are_not_there_are_named(tmp_path):
     checkpoint, config = write(tmp_path, small_config())
     code, output = run(tmp_path / "no.pth", config, "someone", "--out", tmp_path / "a.voice")
-    assert (code, "no.pth cannot be read" in output) == (2, True)
+    assert (code, "no.pth, but it cannot be read" in output) == (2, True)
     code, output = run(checkpoint, tmp_path / "no.json", "someone", "--out", tmp_path / "a.voice")
     assert (code, "no.json cannot be read" in output) == (2, True)
 

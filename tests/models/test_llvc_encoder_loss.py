@@ -81,6 +81,15 @@ def test_a_hugging_face_folder(tmp_path):
     audio = 0.1 * torch.randn(2, 4000)
     features = load_encoder(tmp_path, 16_000)(audio)
     assert torch.allclose(features, model.feature_extractor(audio), atol=1e-6)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert torch.equal(load_encoder(tmp_path, 16_000)(audio), features)
+    lacking = dict(model.state_dict())
+    del lacking["feature_extractor.conv_layers.1.conv.weight"]
+    torch.save(lacking, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"its weights lack feature_extractor\.conv_layers\.1\.conv\.weight"):
+        load_encoder(tmp_path, 16_000)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     assert EncoderLoss(load_encoder(tmp_path, 48_000), "mse")(0.1 * torch.randn(1, 9600), 0.1 * torch.randn(1, 9600)) > 0
 
 
@@ -105,7 +114,8 @@ def test_what_is_refused(tmp_path, checkpoint):
         ("[training]\nbatch = 2.5", "batch must be of the kind of 9, not 2.5"),
         ("[training]\nmel = true", "mel must be of the kind of 10.0, not True"),
         ("[training]\nmel = -1", "mel must be at least 0, not -1"),
-        ("[training]\nclip = 0", "batch, clip, segment and judged must be at least 1"),
+        ("[training]\nclip = 0", "batch and clip must be at least 1"),
+        ("[training]\njudged = 36", "segment and judged must be at least 37"),
         ('[training]\ndistance = "l2"', "distance must be one of l1, mse, not 'l2'"),
         ("[other]", "it has none"),
         ("training = 3", "it has none"),

@@ -10,7 +10,7 @@ from pedalboard.io import AudioFile
 torch = pytest.importorskip("torch")
 
 from models.llvc.checkpoint import load_generator, read_config  # noqa: E402
-from models.llvc.discriminators import Convolution, Discriminators, Scale  # noqa: E402
+from models.llvc.discriminators import Convolution, Discriminators, Period, Scale  # noqa: E402
 from models.llvc.network import VARIANTS, Generator, GeneratorConfig  # noqa: E402
 from models.llvc.pairs import Pairs  # noqa: E402
 from models.llvc.train import Trainer, fit, read_recipe  # noqa: E402
@@ -211,6 +211,31 @@ def test_voices_beyond_the_networks_and_a_strangers_checkpoint_are_refused(tmp_p
     with pytest.raises(ValueError, match="holds the training of a network of other sizes or voices"):
         fit(wider, pairs, pairs, tmp_path / "work", 2, lambda now: None)
     assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_against_other_discriminators_is_refused(tmp_path, folder):
+    """llvc and llvc-hfg differ in nothing else, and have one config."""
+    train(tmp_path / "work", folder, 1)
+    before = (tmp_path / "work" / "checkpoint.pt").read_bytes()
+    wider = Discriminators([Scale([Convolution(16, 15, 1, 1), Convolution(8, 11, 2, 2)], halvings) for halvings in (0, 1)])
+    other, pairs = Trainer(Generator(NETWORK), wider, RECIPE, torch.device("cpu")), Pairs(folder, RATE)
+    with pytest.raises(ValueError, match=r"work holds a training against other discriminators: this one wants a folder of its own"):
+        fit(other, pairs, pairs, tmp_path / "work", 2, lambda now: None)
+    assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
+
+
+def test_clips_too_short_for_the_losses_are_refused():
+    """The least that is asked for is enough."""
+    discriminators = trainer().discriminators
+    assert Period(37)(torch.zeros(1, 1, 37)).scores.isfinite().all()
+    for rate, least in ((16_000, 1025), (48_000, 3073)):
+        generator = Generator(replace(NETWORK, sample_rate=rate))
+        recipe = replace(RECIPE, clip=least, segment=37, judged=37, envelope=1.0)
+        both = Trainer(generator, discriminators, recipe, torch.device("cpu"))
+        losses = both.step(0.1 * torch.randn(2, 2, 1, least), np.random.default_rng(0), 0)
+        assert all(np.isfinite(value) for value in losses.values())
+        with pytest.raises(ValueError, match=f"clip must be at least {least} samples at {rate} Hz, .* not {least - 1}"):
+            Trainer(generator, discriminators, replace(recipe, clip=least - 1), torch.device("cpu"))
 
 
 def test_the_discriminators_learn_to_tell_recordings_from_conversions(folder):
