@@ -96,10 +96,23 @@ def onset_rise_ms(reference: ArrayLike, audio: ArrayLike, sample_rate: float) ->
     """
     first, second = _pair(reference, audio)
     levels = [_amplitudes(x, sample_rate) for x in (first, second)]
-    rises = [[_rise_ms(level, at) for at in _onsets(levels[0])] for level in levels]
+    places = [at for at, _ in _onsets(levels[0])]
+    rises = [[_rise_ms(level, at) for at in places] for level in levels]
     if not rises[0]:
         return float("nan"), float("nan")
     return float(np.median(rises[0])), float(np.median(rises[1]))
+
+
+def onsets(audio: ArrayLike, sample_rate: float) -> list[tuple[float, float]]:
+    """Time in s and rise in dB of each onset of `audio` [n], as `onset_rise_ms` finds them, in their order."""
+    (x, _) = _pair(audio, audio)
+    return [(at / ONSETS_PER_MS / 1e3, rise_db) for at, rise_db in _onsets(_amplitudes(x, sample_rate))]
+
+
+def phrase_power(power: Floats) -> float:
+    """Mean of those frames' powers [n] that belong to phrases, within 30 dB of the loudest; 0 in digital silence."""
+    phrases = _phrases(power)
+    return float(power[phrases].mean()) if phrases.any() else 0.0
 
 
 def _amplitudes(audio: Floats, sample_rate: float) -> Floats:
@@ -112,8 +125,8 @@ def _amplitudes(audio: Floats, sample_rate: float) -> Floats:
     return amplitudes
 
 
-def _onsets(amplitude: Floats) -> list[int]:
-    """Where they are, in steps of `amplitude`: each the steepest within its 50 ms."""
+def _onsets(amplitude: Floats) -> list[tuple[int, float]]:
+    """Where they are, in steps of `amplitude`, and their rise in dB: each the steepest within its 50 ms."""
     before, within = 20 * ONSETS_PER_MS, 5 * ONSETS_PER_MS
     if len(amplitude) < before + within + 1:
         return []
@@ -124,7 +137,7 @@ def _onsets(amplitude: Floats) -> list[int]:
     found = []
     while rise.any():
         at = int(np.argmax(rise))
-        found.append(at + before + within // 2)
+        found.append((at + before + within // 2, float(rise[at])))
         rise[max(0, at - 50 * ONSETS_PER_MS) : at + 50 * ONSETS_PER_MS] = 0.0
     return sorted(found)
 

@@ -105,11 +105,11 @@ def track_f0(
 
 
 def fill_unvoiced(hz: NDArray[np.float64], voiced: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Interpolate log f0 through unvoiced stretches; all unvoiced gives 150 Hz."""
+    """Interpolate log f0 through unvoiced stretches, the rest as it is; all unvoiced gives 150 Hz."""
     if not voiced.any():
         return np.full(len(hz), SILENT_HZ)
     at = np.flatnonzero(voiced)
-    return np.exp(np.interp(np.arange(len(hz)), at, np.log(hz[at])))
+    return np.where(voiced, hz, np.exp(np.interp(np.arange(len(hz)), at, np.log(hz[at]))))
 
 
 def lowered(audio: NDArray[np.float32], sample_rate: int) -> tuple[NDArray[np.float64], int]:
@@ -246,7 +246,8 @@ def _windows(sound: NDArray[np.bool_]) -> Iterator[int]:
 
 COLUMNS = ["time_s", "hz", "voiced"]
 EDITED_HZ = (20.0, 4000.0)  # what a person may write
-FIT_S = 0.5  # by which a table may end before or after its take
+FIT_S = 0.5  # by which a table may begin or end before or after its take
+MOST_GAP_S = 2.0  # between rows: a long note, or a glide; more is a part of the table that was lost
 
 
 def write_f0_csv(path: Path, track: F0Track) -> None:
@@ -257,7 +258,8 @@ def write_f0_csv(path: Path, track: F0Track) -> None:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             for frame, (hz, voiced) in enumerate(zip(track.hz, track.voiced, strict=True)):
-                table.writerow([f"{frame / FRAME_RATE:.2f}", f"{hz:.3f}", int(voiced)])
+                # All digits: read again, it is the same track.
+                table.writerow([f"{frame / FRAME_RATE:.2f}", float(hz), int(voiced)])
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -266,13 +268,14 @@ def write_f0_csv(path: Path, track: F0Track) -> None:
 def read_f0_csv(path: Path, frames: int) -> F0Track:
     """Read a table that `write_f0_csv` wrote and a person may have edited, for a take of `frames` frames.
 
-    Rows may be missing or added: f0 runs straight (in log frequency) between voiced rows, and a frame is voiced if the row
-    nearest to it is. hz of unvoiced rows is not looked at.
+    Rows may be missing, up to two seconds of them, or added: f0 runs straight (in log frequency) between voiced rows, and a frame
+    is voiced if the row nearest to it is. hz of unvoiced rows is not looked at. Where nothing was edited, the track is what it was.
 
     Raises
     ------
     ValueError
-        One sentence that names the file and the row, if it is no such table or ends elsewhere than the take.
+        One sentence that names the file and the row, if it is no such table, begins or ends elsewhere than the take, or has a
+        gap.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -283,14 +286,23 @@ def read_f0_csv(path: Path, frames: int) -> F0Track:
         raise ValueError(f"expected rows of {', '.join(COLUMNS)} in {path}, found none")
     seconds, hz, voiced = rows[:, 0], rows[:, 1], rows[:, 2] > 0
     end = (frames - 1) / FRAME_RATE
+    if seconds[0] > FIT_S:
+        raise ValueError(f"the f0 table {path} begins at {seconds[0]:.2f} s, but the take at 0.00 s")
     if abs(seconds[-1] - end) > FIT_S:
         raise ValueError(f"the f0 table {path} ends at {seconds[-1]:.2f} s, but the take at {end:.2f} s")
+    k = int(np.argmax(np.diff(seconds, prepend=seconds[0])))
+    before, after = seconds[max(0, k - 1)], seconds[k]
+    if after - before > MOST_GAP_S:
+        wanted = f"but must have one every {MOST_GAP_S:.0f} s at least"
+        raise ValueError(f"the f0 table {path} has no row between {before:.2f} and {after:.2f} s, {wanted}")
     grid = np.arange(frames) / FRAME_RATE
     nearest = np.searchsorted((seconds[1:] + seconds[:-1]) / 2, grid - 1e-9)
-    on_grid = np.full(frames, SILENT_HZ)
+    on_grid, sung = np.full(frames, SILENT_HZ), voiced[nearest]
     if voiced.any():
         on_grid = np.exp(np.interp(grid, seconds[voiced], np.log(hz[voiced])))
-    return F0Track(on_grid, voiced[nearest])
+        written = sung & (seconds[nearest] == grid)
+        on_grid[written] = hz[nearest[written]]
+    return F0Track(fill_unvoiced(on_grid, sung), sung)
 
 
 def _rows(path: Path, file: Any) -> Iterator[tuple[float, float, float]]:
@@ -304,14 +316,16 @@ def _rows(path: Path, file: Any) -> Iterator[tuple[float, float, float]]:
             continue
         where = f"{path}, line {table.line_num}"
         try:
-            second, hz, voiced = (float(value) for value in row)
+            time, written, flag = row
+            second, voiced = float(time), float(flag)
+            hz = float(written) if voiced else 0.0
         except ValueError:
             raise ValueError(f"{where}: expected three numbers, found {','.join(row)[:60]!r}") from None
         if not (math.isfinite(second) and second > before):
             raise ValueError(f"{where}: expected times that grow from 0 s on, found {second} s after {before} s")
         if voiced not in (0.0, 1.0):
-            raise ValueError(f"{where}: expected voiced 0 or 1, found {row[2][:20]}")
+            raise ValueError(f"{where}: expected voiced 0 or 1, found {flag[:20]}")
         if voiced and not EDITED_HZ[0] <= hz <= EDITED_HZ[1]:
-            raise ValueError(f"{where}: expected a pitch of {EDITED_HZ[0]:.0f} to {EDITED_HZ[1]:.0f} Hz, found {row[1][:20]}")
+            raise ValueError(f"{where}: expected a pitch of {EDITED_HZ[0]:.0f} to {EDITED_HZ[1]:.0f} Hz, found {written[:20]}")
         before = second
         yield second, hz, voiced

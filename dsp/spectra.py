@@ -30,16 +30,18 @@ class Spectrogram:
     level_db: NDArray[np.float32]
 
 
-def spectrogram(audio: ArrayLike, sample_rate: float, frequencies_hz: ArrayLike) -> Spectrogram:
+def spectrogram(
+    audio: ArrayLike, sample_rate: float, frequencies_hz: ArrayLike, *, window_s: float = WINDOW_S, hop_s: float = HOP_S
+) -> Spectrogram:
     """Spectrogram of `audio` [n] at the wanted frequencies, such as `numpy.geomspace(50, 16000, 256)`.
 
-    Each band holds the strongest bin between its neighbours, so that no partial falls between two bands; frequencies
-    above half the sample rate are silent.
+    A window of `window_s` each `hop_s`: a shorter one shows bursts, and no partials. Each band holds the strongest bin between its
+    neighbours, so that no partial falls between two bands; frequencies above half the sample rate are silent.
     """
     x = np.asarray(audio, dtype=np.float32)
     bands = np.asarray(frequencies_hz, dtype=np.float64)
-    window_length = max(16, round(WINDOW_S * sample_rate))
-    hop = max(1, round(HOP_S * sample_rate))
+    window_length = max(16, round(window_s * sample_rate))
+    hop = max(1, round(hop_s * sample_rate))
     fft_length = 2 ** int(np.ceil(np.log2(window_length))) * 2  # zero-padded: narrow bands interpolate
     window = np.hanning(window_length + 1)[:-1].astype(np.float32)
     x = np.pad(x, (window_length // 2, window_length))

@@ -63,7 +63,7 @@ def load_graph(data: bytes, name: str) -> Graph:
         raise ModelError(f"{name} {error}") from None
     try:
         # Its fallback would try the same again, and print.
-        session = ort.InferenceSession(data, _session_options(), providers=["CPUExecutionProvider"], enable_fallback=0)
+        session = ort.InferenceSession(data, session_options(), providers=["CPUExecutionProvider"], enable_fallback=0)
         metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         inputs = {value.name: Tensor(value.type, value.shape) for value in session.get_inputs()}
         outputs = {value.name: Tensor(value.type, value.shape) for value in session.get_outputs()}
@@ -94,7 +94,8 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])[:300] if lines else type(error).__name__
 
 
-def _session_options() -> ort.SessionOptions:
+def session_options() -> ort.SessionOptions:
+    """One thread, no spinning, nothing printed."""
     options = ort.SessionOptions()
     # One thread and no spinning: a step is shorter than a hand-over to a pool, and the host owns the other cores.
     options.intra_op_num_threads = 1

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, get_args
 
@@ -117,7 +118,8 @@ class PackManifest(Schema):
 class VoicePack:
     """An opened pack: its manifest, and its members on demand. May be shared between threads.
 
-    Opening reads `voice.json` alone, so a folder of packs is listed quickly; a member is checked when it is read.
+    Opening reads `voice.json` alone, so a folder of packs is listed quickly; a member is checked when it is read, and a graph that
+    does not come with the program is not run before it is clear what that takes.
     """
 
     def __init__(self, path: Path, manifest: PackManifest) -> None:
@@ -170,6 +172,11 @@ class VoicePack:
         return data
 
     @property
+    def _is_bundled(self) -> bool:
+        """Whether it comes with the program."""
+        return self.path.resolve().parent == Path(str(files("presets"))).resolve()
+
+    @property
     def streams(self) -> bool:
         """Whether there is a streaming model; without songs either, it is missed when it is asked for."""
         return STREAM_MODEL in self.manifest.members or not self.manifest.songs
@@ -187,11 +194,15 @@ class VoicePack:
         if not self.streams:
             raise PackError(f"{self.path} has no stream engine, only one for songs: take plugin-bridge render, or engine 'song'")
         # onnxruntime comes with this import; listing voices does without.
+        from models.graph_cost import check_cost
         from models.stream import StreamModel
 
         with self._lock:
             if self._stream_model is None:
-                model = StreamModel.from_bytes(self.read(STREAM_MODEL), f"{STREAM_MODEL} in {self.path}")
+                data, name = self.read(STREAM_MODEL), f"{STREAM_MODEL} in {self.path}"
+                if not self._is_bundled:
+                    check_cost(data, name)
+                model = StreamModel.from_bytes(data, name)
                 names = tuple(card.name for card in self.manifest.voices)
                 if model.voices != names:
                     raise PackError(f"{self.path}: {STREAM_MODEL} must have the voices {names}, got {model.voices}")
@@ -212,7 +223,8 @@ class VoicePack:
         ModelError
             If a graph itself is off.
         """
-        from models.lhq.song import SongModel
+        from models.graph_cost import MOST_WORK, check_cost
+        from models.lhq.song import LONGEST_FRAMES, TRIAL_FRAMES, SongModel
 
         with self._lock:
             if size not in self._song_models:
@@ -220,7 +232,12 @@ class VoicePack:
                     there = f"it has {', '.join(self.manifest.songs)}" if self.manifest.songs else "it has none"
                     raise PackError(f"{self.path} has no song engine {size!r}, {there}")
                 members = self.manifest.songs[size]
-                model = SongModel.from_bytes({part: self.read(name) for part, name in members.items()}, members, str(self.path))
+                data = {part: self.read(name) for part, name in members.items()}
+                for part in () if self._is_bundled else data:
+                    for frames in (TRIAL_FRAMES, LONGEST_FRAMES):
+                        # As much for each frame as is let pass at the trial: a take is then done in some such time as it lasts.
+                        check_cost(data[part], f"{members[part]} in {self.path}", frames, MOST_WORK * frames // TRIAL_FRAMES)
+                model = SongModel.from_bytes(data, members, str(self.path))
                 names = tuple(card.name for card in self.manifest.voices)
                 if model.voices != names:
                     raise PackError(f"{self.path}: {members['condition']} must have the voices {names}, got {model.voices}")
@@ -290,6 +307,19 @@ def complete_pack(made: VoicePack, earlier: str | os.PathLike[str], out: str | o
             changed["voices"] = [new.model_copy(update={"quality": before.quality | new.quality}) for before, new in pairs]
             manifest = manifest.model_copy(update=changed)
     write_pack(out, manifest, members)
+
+
+def add_quality(pack: VoicePack, quality: Mapping[str, float]) -> None:
+    """Write a pack anew, in its place, with measured figures beside those that its voices have.
+
+    Raises
+    ------
+    PackError
+        If a figure is no finite number.
+    """
+    voices = [card.model_copy(update={"quality": card.quality | dict(quality)}) for card in pack.manifest.voices]
+    members = {name: pack.read(name) for name in pack.manifest.members}
+    write_pack(pack.path, pack.manifest.model_copy(update={"voices": voices}), members)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +22,12 @@ class Schema(BaseModel):
     """Base of every schema: no unknown keys, no coerced types, no NaN or infinity, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def check_name(name: str) -> None:
+    """ValueError, one sentence, unless `name` can be a voice's."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -25,6 +25,7 @@ from models.lhq.features import content_features, loudness
 from models.lhq.song import HOP, SAMPLE_RATE
 from plugin_bridge.engine import HIGHEST_SAMPLE
 from plugin_bridge.protocol import normal
+from plugin_bridge.recording import audible
 from plugin_bridge.stages import Stages, in_order
 
 Audio = NDArray[np.float32]
@@ -135,8 +136,8 @@ def watched(source: Source, stages: Stages) -> Iterator[Audio]:
             block = next(blocks, None)
             if block is None:
                 return
-            # As `VoiceConverter` takes them.
-            block = normal(np.clip(block, -HIGHEST_SAMPLE, HIGHEST_SAMPLE))
+            # What is left is as `VoiceConverter` takes it.
+            block = normal(np.clip(audible(block), -HIGHEST_SAMPLE, HIGHEST_SAMPLE))
         yield block
 
 

@@ -8,11 +8,34 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.resampling import Resampler
+from dsp.resampling import HIGHEST_RATE, LOWEST_RATE, Resampler
 
 PUSH = 1 << 16  # samples resampled at once
+LOWEST_FILE_RATE, HIGHEST_FILE_RATE = 1_000, 768_000  # Hz of recordings: more than any device's, less than a damaged header's
 
 Audio = NDArray[np.float32]
+
+
+def file_rate(rate: float) -> Fraction:
+    """The rate of a recording, to the nearest 0.01 Hz.
+
+    Raises
+    ------
+    ValueError
+        If it is outside 1,000 to 768,000 Hz.
+    """
+    if not LOWEST_FILE_RATE <= rate <= HIGHEST_FILE_RATE:
+        raise ValueError(f"a recording's sample rate must be between {LOWEST_FILE_RATE} and {HIGHEST_FILE_RATE} Hz, got {rate:g}")
+    return Fraction(round(rate * 100), 100)
+
+
+def stream_rate(rate: Fraction) -> Fraction:
+    """Octaves above or below a recording's rate, if the stream engine does not take that itself."""
+    while rate < LOWEST_RATE:
+        rate *= 2
+    while rate > HIGHEST_RATE:
+        rate /= 2
+    return rate
 
 
 class Reader:

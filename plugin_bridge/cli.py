@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -121,7 +121,7 @@ def presets() -> None:
         try:
             preset = find_preset(name)
         except PresetError:
-            continue  # told below
+            continue  # gone between two looks
         voice = "as it is" if preset.voice is None else _voice_text(preset.voice)
         settings = ", ".join(f"{key} {value:g}" for key, value in preset.parameters.items())
         chain = " > ".join(effect.plugin for effect in preset.chain)
@@ -136,7 +136,7 @@ def presets() -> None:
 def convert(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Recordings or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Recordings or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[
         str, typer.Option(help="A voice's name, the path of a .voice file, or a mixture such as pjs=0.7,kerstin=0.3.")
@@ -193,7 +193,7 @@ def convert(
         )
         # A value out of range, an unknown voice or a broken pack is told once, not for each recording.
         settings.check()
-        jobs, problems = plan(paths[:-1], paths[-1])
+        jobs, problems = plan(paths[:-1], paths[-1], read=[*_files_of(automation), *_pack_files(voice)], written=_files_of(report))
     except (ValueError, OSError) as error:
         _fail(str(error))
     for problem in problems:
@@ -215,7 +215,7 @@ def convert(
 def render(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="IN... OUT", help="Vocal stems or whole folders, and the file or folder to write."),
+        typer.Argument(metavar="IN... OUT", readable=False, help="Vocal stems or whole folders, and the file or folder to write."),
     ],
     voice: Annotated[str, typer.Option(help="As for convert; its pack needs a song engine.")] = DEFAULT_VOICE,
     pitch: Annotated[float, _number("pitch_shift")] = 0.0,
@@ -238,11 +238,13 @@ def render(
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="IN are mixes: part them with this MDX-Net model, render the vocal, mix again."),
     ] = None,
-    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if not the usual one.")] = None,
+    separate_fft: Annotated[int | None, typer.Option(help="Length of that model's transform, if it is none of UVR's.")] = None,
     separate_stem: Annotated[
-        str | None, typer.Option(help="What that model gives: vocals or accompaniment; by default what its name says.")
+        str | None, typer.Option(help="What that model gives, likewise: vocals or accompaniment; by default what its name says.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out recordings whose OUT is there, whole and newer.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what was rendered before, of the same file with the same settings.")
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write what became of each recording, and each stage's time.")
     ] = None,
@@ -261,17 +263,20 @@ def render(
     _check_size(size)
     if separate_stem not in (None, "vocals", "accompaniment"):
         _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
+    if separate is None and (separate_fft is not None or separate_stem is not None):
+        _fail("--separate-fft and --separate-stem are about the model of --separate, which was not given")
     if separate is not None and instrumental is not None:
         _fail("--separate finds the accompaniment in the mix itself, so --instrumental has no place beside it")
     from plugin_bridge.files import plan
     from plugin_bridge.render import SongRenderer, Wishes
     from plugin_bridge.separation import Separator
-    from plugin_bridge.songs import SongJobs, is_finished
+    from plugin_bridge.songs import SongJobs
     from plugin_bridge.voices import parse_voice
 
     try:
         wishes = Wishes(pitch, formant, "auto" if transpose == "auto" else _parse_number("--transpose", transpose), f0)
-        jobs, problems = plan(paths[:-1], paths[-1])
+        read = [*_files_of(f0, instrumental, separate, encoder), *_pack_files(voice)]
+        jobs, problems = plan(paths[:-1], paths[-1], read=read, written=_files_of(f0_out, json_out, report))
         single = [name for name, path in (("--f0", f0), ("--f0-out", f0_out), ("--instrumental", instrumental)) if path is not None]
         if single and len(jobs) > 1:
             _fail(f"{single[0]} is of one recording, but there are {len(jobs)}")
@@ -289,24 +294,27 @@ def render(
         _fail(str(error))
     for problem in problems:
         _say(problem)
-    todo = [job for job in jobs if not (resume and is_finished(job))]
-    if len(todo) < len(jobs):
-        _say(f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before")
     songs = SongJobs(renderer, wishes, separator, f0_out, instrumental)
+    before = {job: found for job in jobs if resume and (found := songs.done_before(job)) is not None}
+    todo = [job for job in jobs if job not in before]
+    if before:
+        _say(f"{len(before)} of {len(jobs)} recordings were done before")
     done: list[Rendering] = []
     failures, interrupted = 0, False
     try:
         failures = _render_all(todo, songs, done)
     except KeyboardInterrupt:
         interrupted = True
-    if done:
-        _print_summary(done)
-        _print_stages(done)
+    made = {one.target: one for one in (*before.values(), *done)}
+    there = [made[job.target] for job in jobs if job.target in made]
+    if there:
+        _print_summary(there)
+        _print_stages(there)
         if not interrupted:
             if json_out is not None:
-                _write_json(json_out, songs.described(done))
+                _write_json(json_out, songs.described(there))
             if report is not None:
-                _write_report(report, done, voice, pitch)
+                _write_report(report, there, voice, pitch)
     left = f"{len(done)} of {len(todo)} recordings are done, the one under way was left out; --resume goes on"
     _finish(left, interrupted, failures or problems)
 
@@ -524,6 +532,7 @@ def _bench_engines(seconds: float, out: Path) -> None:
 
 @app.command("evaluate")
 def evaluate_voice(
+    context: typer.Context,
     voice: Annotated[str, typer.Argument(help="As for convert: a name, a .voice file, or a mixture.")],
     folder: Annotated[
         Path | None, typer.Argument(help="A folder with recordings to convert; without one, a synthetic singer is converted.")
@@ -551,25 +560,30 @@ def evaluate_voice(
 
     Without a folder, measure what becomes of a synthetic singer: vibrato, glides, steady tones, creaking, levels, pauses.
     """
+    _check_engine(engine)
+    _check_size(size)
+    if engine != "song":
+        _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
     if folder is None:
-        _evaluate_singing(voice)
-        return
+        of_recordings = ("refs", "transpose", "dnsmos", "words", "rooms", "limit", "song_table")
+        _refuse(context, of_recordings, "is for recordings, and without a folder a synthetic singer is converted: name the folder")
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate
     from plugin_bridge.evaluate import FIGURES as MEASURED
     from plugin_bridge.voices import parse_voice
 
-    _check_engine(engine)
-    _check_size(size)
     try:
         settings = Settings(
             parse_voice(voice),
-            transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose),
             engine=cast("Literal['stream', 'song']", engine),
             size=cast("Size", size),
             steps=steps,
         )
+        if folder is None:
+            _evaluate_singing(settings, out)
+            return
+        settings = replace(settings, transpose="auto" if transpose == "auto" else _parse_number("--transpose", transpose))
         if song_table:
             _song_table(settings, folder, out, refs, dnsmos, limit)
             return
@@ -601,8 +615,8 @@ def evaluate_voice(
         for label, *cells in rows:
             table.add_row(Text(label), *cells)
         _print_table(table)
-    if evaluation.nearer[1]:
-        print("{} of {} conversions are nearer to the target than to their source".format(*evaluation.nearer))
+    if evaluation.nearer_text:
+        print(evaluation.nearer_text)
     for path in (out / MEASURED, out / PAGE):
         print(path.resolve())
     for problem in evaluation.problems:
@@ -620,33 +634,37 @@ def _song_table(
         _fail("--song-table needs --refs, the recordings that are copied and compared with")
     with _progress(MofNCompleteColumn()) as progress:
         task = progress.add_task("Measuring the song engine", total=2 * len(STEPS))
-        rows = measure_songs(settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task))
+        rows, problems = measure_songs(
+            settings, folder, out, refs, dnsmos=dnsmos, limit=limit, done=lambda _: progress.advance(task)
+        )
     table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, the song engine on two threads")
     for row in rows:
         table.add_row(*row.row())
     _print_table(table)
     _write_json(out / "songs.json", [row.as_json() for row in rows])
+    for problem in problems:
+        _say(problem)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
-def _evaluate_singing(voice: str) -> None:
-    from plugin_bridge.singing import evaluate_singing
-    from plugin_bridge.voices import parse_voice
+def _evaluate_singing(settings: Settings, out: Path) -> None:
+    from plugin_bridge.evaluate import FIGURES as MEASURED
+    from plugin_bridge.evaluate import PAGE
+    from plugin_bridge.singing import COLUMNS, evaluate_singing
 
     try:
         with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
             task = progress.add_task("Evaluating", total=None)
-            findings = evaluate_singing(
-                parse_voice(voice), advance=lambda done, of: progress.update(task, completed=done, total=of)
-            )
-    except KeyboardInterrupt:
+            findings = evaluate_singing(settings, out, advance=lambda done, of: progress.update(task, completed=done, total=of))
+    except KeyboardInterrupt:  # nothing is there so far
         raise typer.Exit(INTERRUPTED) from None
-    except ValueError as error:
-        _fail(str(error))
-    table = _table("What", "Median", "Worst", "Wanted", title=f"{voice}, on a synthetic singer")
+    table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, {settings.engine} engine, on a synthetic singer")
     for finding in findings:
-        figures = (f"{value:.2f} {finding.unit}".strip() for value in (finding.median, finding.worst))
-        table.add_row(finding.what, *figures, f"{finding.wanted} {finding.unit}".strip())
+        table.add_row(*finding.row())
     _print_table(table)
+    for path in (out / MEASURED, out / PAGE):
+        print(path.resolve())
 
 
 @app.command()
@@ -680,30 +698,36 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training of this name stopped.")] = False,
 ) -> None:
     """Train a voice on your own recordings, for the stream engine. Ctrl-C stops it; --resume goes on."""
+    from models.pack import VoicePack, add_quality
     from plugin_bridge.doctor import train_remedy
 
     target, work = _training_places(name, folder, out, work, resume, "training")
     try:
         from models.source_filter.adapt import train_voice
+        from models.source_filter.data import Recordings
         from models.source_filter.train import TrainingProgress
+        from plugin_bridge.held_out import judge_held_out
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
 
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: TrainingProgress) -> None:
                 losses = f"loss {now.loss:.3f}, held out {now.held_out_loss:.3f}"
                 show(now.step, now.steps, losses, now.seconds_left)
 
-            work.mkdir(parents=True, exist_ok=True)
-            pack = train_voice(name, folder, work, steps=steps, minutes=minutes, threads=threads, progress=report)
+            pack = train_voice(
+                name, folder, work, steps=steps, minutes=minutes, threads=threads, tell=tell, progress=report
+            )
+            figures = judge_held_out(pack, Recordings(work / "packed"))
+            add_quality(VoicePack.open(pack), figures.quality())
             _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: go on with plugin-bridge train {name} {folder} --resume")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
+    print(f"Recordings that were not trained on, {_duration(figures.seconds)} of them, converted: {figures}")
     print(target.resolve())
 
 
@@ -740,14 +764,13 @@ def train_song(
     except ImportError as error:
         _fail(f"training needs {error.name or 'torch'}, which is not there; {train_remedy()}")
     try:
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, tell):
 
             def report(now: SongTraining) -> None:
                 losses = "" if now.stage == "packing" else f", loss {now.loss:.3f}, held out {now.held_out:.3f}"
                 show(now.step, now.steps, now.stage + losses, now.seconds_left)
 
             chosen = pick_device(device)  # before anything is written
-            work.mkdir(parents=True, exist_ok=True)
             pack = train_voice(
                 name,
                 folder,
@@ -757,17 +780,31 @@ def train_song(
                 minutes=minutes,
                 threads=threads,
                 device=chosen,
+                tell=tell,
                 progress=report,
             )
             card = _place_pack(pack, target)
     except KeyboardInterrupt:
-        _say(f"interrupted: the same command with --resume goes on from {work}")
-        raise typer.Exit(INTERRUPTED) from None
+        _end_interrupted(work)
     except (ValueError, OSError) as error:
         _fail(str(error))
     before, after = card.quality["song_held_out_db_before"], card.quality["song_held_out_db"]
     print(f"Recordings that were not trained on: {after:.2f} dB from their spectrograms, {before:.2f} before")
     print(target.resolve())
+
+
+def _new_pack(name: str, out: Path | None) -> Path:
+    """Where the pack of a new voice goes; a name or a place that does not do ends the command before anything is made."""
+    from plugin_bridge.voices import check_new_name, user_folder
+
+    try:
+        check_new_name(name)
+    except ValueError as error:
+        _fail(str(error))
+    target = out or user_folder() / f"{name}.voice"
+    if target.suffix != ".voice":
+        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    return target
 
 
 def _training_places(
@@ -776,20 +813,30 @@ def _training_places(
     """Where the pack and the unfinished training of a voice lie; `cache` is the folder for the latter in the user's own."""
     import platformdirs
 
-    from plugin_bridge.voices import user_folder
-
+    target = _new_pack(name, out)
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
-    started = work.is_dir() and any(work.iterdir())
+    started = _begun(work)
     if started and not resume:
         _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
     if resume and not started:
         _fail(f"{work} holds no training to go on with")
     return target, work
+
+
+def _begun(work: Path) -> bool:
+    """Whether the folder of a training holds anything of one."""
+    return work.is_dir() and any(work.iterdir())
+
+
+def _end_interrupted(work: Path) -> NoReturn:
+    """End a training that Ctrl-C stopped; what it has learned is in its folder."""
+    if _begun(work):
+        _say("interrupted: the same command with --resume goes on")
+    else:
+        _say("interrupted, before there was anything to go on with")
+    raise typer.Exit(INTERRUPTED)
 
 
 def _place_pack(made: Path, target: Path) -> VoiceCard:
@@ -869,11 +916,8 @@ def train_llvc(
 ) -> None:
     """Train an LLVC voice on pairs. Ctrl-C stops it; the same command goes on."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    target = _new_pack(name, out)
     try:
         from models.device import pick_device
         from models.llvc.bank import train_voice
@@ -886,7 +930,7 @@ def train_llvc(
         _fail(f"the variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     try:
         chosen = pick_device(device)  # before anything is written
-        with _training(name, steps) as show:
+        with _training(name, steps) as (show, _):
 
             def report(now: TrainingProgress) -> None:
                 losses = ", ".join(f"{kind} {value:.3f}" for kind, value in now.losses.items())
@@ -931,16 +975,13 @@ def import_llvc(
 ) -> None:
     """Make a voice of a checkpoint of the LLVC project. Only its tensors are read, and each is checked."""
     from plugin_bridge.doctor import train_remedy
-    from plugin_bridge.voices import user_folder
 
+    target = _new_pack(name, out)
     try:
         from models.llvc.bank import import_checkpoint
         from models.llvc.export import ExportOptions
     except ImportError as error:
         _fail(f"importing a checkpoint needs {error.name or 'torch'}, which is not there; {train_remedy()}")
-    target = out or user_folder() / f"{name}.voice"
-    if target.suffix != ".voice":
-        _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
     options = ExportOptions(chunk_factor, integer=int8)
     try:
         import_checkpoint(
@@ -1042,6 +1083,14 @@ def _check_engine(engine: str) -> None:
         _fail(f"the engine must be stream or song, not {engine!r}")
 
 
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Fail if one of these options was given; `why` goes on from its name."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            _fail(f"--{name.replace('_', '-')} {why}")
+
+
 def _check_size(size: str) -> None:
     if size not in ("lhq", "mobile"):
         _fail(f"the size must be lhq or mobile, not {size!r}")
@@ -1118,6 +1167,16 @@ def _voice_text(voice: str | dict[str, float]) -> str:
     return voice if isinstance(voice, str) else " + ".join(f"{weight:g} {name}" for name, weight in voice.items())
 
 
+def _files_of(*paths: Path | None) -> list[Path]:
+    """The files that options name; a folder stands for those in it."""
+    given = [path for path in paths if path is not None]
+    return [file for path in given for file in (path, *path.glob("*"))]
+
+
+def _pack_files(voice: str) -> list[Path]:
+    return [Path(voice)] if voice.endswith(".voice") else []
+
+
 def _parse_number(what: str, text: str) -> float:
     try:
         value = float(text)
@@ -1180,8 +1239,11 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str, float], None]]:
-    """The progress of a training, as a bar or, in a log file, in lines: yields what shows step, steps, losses and seconds left."""
+def _training(name: str, steps: int | None) -> Iterator[tuple[Callable[[int, int, str, float], None], Callable[[str], None]]]:
+    """The progress of a training, as a bar or, in a log file, in lines.
+
+    Yields what shows step, steps, losses and seconds left, and what says a sentence without disturbing the bar.
+    """
     columns = [TextColumn("{task.fields[losses]}"), TextColumn("{task.fields[left]}")]
     with _progress(MofNCompleteColumn(), *columns) as progress:
         task = progress.add_task(f"Training {name}", total=steps, losses="", left="")
@@ -1192,7 +1254,7 @@ def _training(name: str, steps: int | None) -> Iterator[Callable[[int, int, str,
             if not progress.console.is_terminal:
                 _say(f"step {step} of {of}: {losses}, {left}")
 
-        yield show
+        yield show, lambda sentence: _say(sentence, progress.console)
 
 
 def _say(sentence: str, console: Console | None = None) -> None:

@@ -121,11 +121,35 @@ class ControlSurface:
             self.preset = name
             return gesture
 
+    def ready_neighbour(self, step: int) -> Gesture:
+        """The next preset that can be on, or with a `step` of -1 the one before, around the end, ready.
+
+        What cannot be on here, as its voice is gone or would be late, is passed over.
+
+        Raises
+        ------
+        ValueError, OSError
+            If none can: what is wrong with the nearest.
+        """
+        with self._lock:
+            here = self.preset
+            if step > 0:
+                ahead = sorted(presets(), key=lambda name: (name <= here, name))
+            else:
+                ahead = sorted(presets(), key=lambda name: (name < here, name), reverse=True)
+            problems: list[ValueError | OSError] = []
+            for name in ahead:
+                try:
+                    return self.ready_preset(name)
+                except (ValueError, OSError) as error:
+                    problems.append(error)
+            raise problems[0] if problems else PresetError("there are no presets")
+
     def ready_command(self, command: Mapping[str, Any]) -> Gesture | None:
         """Do what a controller in another process asks for; what changes by it, if anything does, is ready.
 
         What to `do` is "change" (the `changes`, by name), "panic", "morph" (to `weights` of all voices of the present pack),
-        "load" (the `preset` of a name), "step" (`by` so many presets) or "save" (under the name of a `preset`).
+        "load" (the `preset` of a name), "step" (`by` 1 or -1) or "save" (under the name of a `preset`).
 
         Raises
         ------
@@ -142,7 +166,7 @@ class ControlSurface:
             case "load":
                 return self.ready_preset(command["preset"])
             case "step":
-                return self.ready_preset(self.neighbour(command["by"]))
+                return self.ready_neighbour(command["by"])
             case "save":
                 self.save_preset(command["preset"])
                 return None
@@ -157,15 +181,6 @@ class ControlSurface:
             raise ValueError(f"the pack has {len(names)} voices ({', '.join(names)}), got {len(weights)} weights")
         # A voice without weight would say that it is in the mix.
         return {name: weight for name, weight in zip(names, weights, strict=True) if weight != 0}
-
-    def neighbour(self, step: int) -> str:
-        """The preset `step` places after the one that is on, around the end; PresetError if there are none."""
-        names = presets()
-        if not names:
-            raise PresetError("there are no presets")
-        if self.preset not in names:
-            return names[0 if step > 0 else -1]
-        return names[(names.index(self.preset) + step) % len(names)]
 
     def save_preset(self, name: str) -> None:
         """Keep what is on, but for the bypass, as a preset of the user's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.pitch import suggest_transposition, track_pitch
+from plugin_bridge.blocks import at_rate, file_rate, stream_rate
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, open_writer, replacing
+from plugin_bridge.files import FileError, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.recording import Recording, open_recording
+from plugin_bridge.recording import Recording, audible, open_recording
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.timeline import Player, Timeline
 from plugin_bridge.voices import find_voice
@@ -155,31 +157,34 @@ def convert_file(
     Raises
     ------
     FileError
-        If the source cannot be read, the voice's model fails on it, or the target cannot be written; the song engine needs a
-        voice in it, too.
+        If the source cannot be read, the voice's model fails on it, or the target cannot be written, or is the source; the song
+        engine needs a voice in it, too.
     ValueError
         From `VoiceConverter`: an unknown voice, a value out of range, a rate that is not supported.
     """
     if settings.engine == "song":
         return _convert_song(source, target, settings, advance)
+    check_apart([target], [source])
+    check_format(target)
     start = time.perf_counter()
     with open_recording(source) as recording:
         rate = recording.sample_rate
         if rate != int(rate):
             raise FileError(f"{source} has the sample rate {rate} Hz, but only whole numbers of Hz can be written")
         transposition = find_transposition(recording, settings)
-        converter, process, channels, block = _prepared(recording, settings, transposition)
+        stream = _prepared(recording, settings, transposition)
         with replacing(target) as file:
-            samples, peak = _convert_stream(recording, file, target, process, converter.latency_samples, channels, block, advance)
-            if converter.errors:
-                raise FileError(f"{source} was not converted: the voice's model failed on {converter.errors} of its chunks")
+            samples, peak = _convert_stream(recording, file, target, stream, advance)
+            if stream.converter.errors:
+                failed = f"the voice's model failed on {stream.converter.errors} of its chunks"
+                raise FileError(f"{source} was not converted: {failed}")
         return Conversion(
             source=source,
             target=target,
             samples=samples,
             promised=recording.promised,
             sample_rate=rate,
-            channels=channels,
+            channels=stream.channels,
             transposition=transposition,
             peak=peak,
             elapsed_s=time.perf_counter() - start,
@@ -238,8 +243,7 @@ def source_median_hz(recording: Recording) -> float:
     voiced: list[NDArray[np.float64]] = []
     for start in starts:
         excerpt = recording.read(start, length).mean(axis=0)
-        # What is not finite has no pitch, and the converter silences it too.
-        track = track_pitch(np.where(np.abs(excerpt) < 1e3, excerpt, 0.0), recording.sample_rate)
+        track = track_pitch(audible(excerpt), recording.sample_rate)
         voiced.append(track.hz[track.voiced])
     hz = np.concatenate(voiced)
     return float(np.median(hz)) if len(hz) else float("nan")
@@ -248,15 +252,35 @@ def source_median_hz(recording: Recording) -> float:
 Process = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def _prepared(recording: Recording, settings: Settings, transposition: float) -> tuple[VoiceConverter, Process, int, int]:
-    """The converter, what to send blocks through, the output's channels, and the length of which blocks are multiples."""
-    rate, inputs, timeline = recording.sample_rate, recording.channels, settings.automation
+@dataclass(frozen=True)
+class _Stream:
+    """A converter made ready for a recording.
+
+    Attributes
+    ----------
+    rate : Fraction
+        At which it runs.
+    process
+        What to send blocks through, whose lengths are multiples of `block`; they come out with so many `channels`.
+    """
+
+    converter: VoiceConverter
+    rate: Fraction
+    process: Process
+    channels: int
+    block: int
+
+
+def _prepared(recording: Recording, settings: Settings, transposition: float) -> _Stream:
+    exact, inputs, timeline = stream_rate(file_rate(recording.sample_rate)), recording.channels, settings.automation
+    rate = float(exact)
     if timeline is None:
         converter = settings.converter(transposition)
         converter.prepare(rate, None, inputs)
-        return converter, converter.process_block, inputs, 1
-    if timeline.sample_rate not in (None, rate):
-        raise FileError(f"the take was recorded at {timeline.sample_rate} Hz, but {recording.path} has {rate:g} Hz")
+        return _Stream(converter, exact, converter.process_block, inputs, 1)
+    if timeline.sample_rate not in (None, recording.sample_rate):
+        found = f"{recording.path} has {recording.sample_rate:g} Hz"
+        raise FileError(f"the take was recorded at {timeline.sample_rate} Hz, but {found}")
     voice = timeline.first_voice()
     converter = (settings if voice is None else replace(settings, voice=voice)).converter(transposition)
     channels = timeline.channels if inputs == 1 else inputs
@@ -269,7 +293,7 @@ def _prepared(recording: Recording, settings: Settings, transposition: float) ->
         player.process(block, out)
         return out
 
-    return converter, process, channels, timeline.block_size or 1
+    return _Stream(converter, exact, process, channels, timeline.block_size or 1)
 
 
 def _whole(blocks: Iterable[NDArray[np.float32]], length: int) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -286,27 +310,36 @@ def _whole(blocks: Iterable[NDArray[np.float32]], length: int) -> Iterator[tuple
 
 
 def _convert_stream(
-    recording: Recording,
-    file: BinaryIO,
-    target: Path,
-    process: Process,
-    latency: int,
-    channels: int,
-    length: int,
-    advance: Callable[[int], None],
+    recording: Recording, file: BinaryIO, target: Path, stream: _Stream, advance: Callable[[int], None]
 ) -> tuple[int, float]:
-    """All of `recording` through `process` into `file`; returns the number of samples and the peak."""
-    rate = int(recording.sample_rate)
-    # What the converter holds back at the start is pushed out by silence at the end: output lies on input.
-    skip = latency
-    end = np.zeros((recording.channels, skip), np.float32)
+    """All of `recording` through `stream` into `file`; returns the number of samples and the peak."""
+    heard = 0  # at most as many as it promises
+
+    def source() -> Iterator[NDArray[np.float32]]:
+        nonlocal heard
+        for block in recording.blocks():
+            heard += block.shape[1]
+            yield audible(block)
+
+    own = file_rate(recording.sample_rate)
+    taken = at_rate(source(), recording.channels, own, stream.rate)
     samples, peak = 0, 0.0
-    with open_writer(file, target, rate, channels) as writer:
-        for block, count in _whole(chain(recording.blocks(), [end]), length):
-            converted = process(block)[:, skip:count]
-            skip -= count - converted.shape[1]
+    with open_writer(file, target, int(own), stream.channels) as writer:
+        for block in at_rate(_converted(taken, recording.channels, stream), stream.channels, stream.rate, own):
+            converted = block[:, : heard - samples]  # silence may follow what went through a resampler
             samples += converted.shape[1]
             peak = max(peak, float(np.abs(converted).max(initial=0.0)))
             writer.write(converted)
             advance(converted.shape[1])
     return samples, peak
+
+
+def _converted(blocks: Iterator[NDArray[np.float32]], channels: int, stream: _Stream) -> Iterator[NDArray[np.float32]]:
+    """Blocks through `stream`, at its rate."""
+    # What the converter holds back at the start is pushed out by silence at the end: output lies on input.
+    skip = stream.converter.latency_samples
+    end = np.zeros((channels, skip), np.float32)
+    for block, count in _whole(chain(blocks, [end]), stream.block):
+        converted = stream.process(block)[:, skip:count]
+        skip -= count - converted.shape[1]
+        yield converted

@@ -95,7 +95,8 @@ class VoiceConverter(AudioEffect):
         each channel with a model state of its own, at a cost for each.
 
     engine : "stream" or "song"
-        The song engine sounds best, and is for whole recordings: `process` with `reset=True` alone, also in a `Board`.
+        The song engine sounds best, and is for whole recordings: `process` with `reset=True` alone, also in a `Board`. It takes
+        `SongRenderer`'s arguments besides: threads, size, steps, seed, method, encoder.
 
     Attributes
     ----------

@@ -19,7 +19,9 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from dsp.envelope import envelope_lag_ms, level_correlation, onset_rise_ms, pause_level_db
+from dsp.noises import Noise, find_noises
 from dsp.pitch import PitchTrack, compare_pitch
+from plugin_bridge.closeups import clearest
 from plugin_bridge.convert import Conversion, Settings, convert_file
 from plugin_bridge.files import FileError, audio_below, plan, replacing
 from plugin_bridge.recording import load_mono
@@ -31,6 +33,7 @@ SAMPLE_RATE = 16_000
 MODEL_RATE = 48_000  # what is converted in memory, is at this rate
 VOICED = 0.5  # the confidence for which SwiftF0 is calibrated
 FEWEST_FRAMES = 11  # of 16 ms, voiced in both: fewer say nothing about pitch
+FAINTEST = 10 ** (-70 / 20)  # of the largest sample: below it are rooms and what converters make of silence, -125 dB, and no voice
 CONVERTED, FIGURES, PAGE = "converted", "figures.json", "report.html"  # in the folder of an evaluation
 
 # DNSMOS P.835 (Reddy et al. 2022), as published: the audio it hears at once, how far apart it may begin, and the
@@ -43,6 +46,8 @@ DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 @dataclass(frozen=True)
 class Figures:
     """Measured on a conversion against its source; NaN where there is nothing to measure, or nothing to measure it with.
+
+    All are NaN where nobody is heard in the source: in silence every conversion is right, which would flatter the means.
 
     Attributes
     ----------
@@ -70,21 +75,21 @@ class Figures:
         As `cosine_target`, with the source under room noise, and in a room.
     """
 
-    cosine_target: float
-    source_cosine_target: float
-    cosine_source: float
-    dnsmos: float
-    source_dnsmos: float
-    pitch_error_cents: float
-    octave_errors: float
-    pitch_correlation: float
-    voicing_agreement: float
-    lag_ms: float
-    pauses_db: float
-    source_pauses_db: float
-    loudness_correlation: float
-    onset_rise_ms: float
-    source_onset_rise_ms: float
+    cosine_target: float = math.nan
+    source_cosine_target: float = math.nan
+    cosine_source: float = math.nan
+    dnsmos: float = math.nan
+    source_dnsmos: float = math.nan
+    pitch_error_cents: float = math.nan
+    octave_errors: float = math.nan
+    pitch_correlation: float = math.nan
+    voicing_agreement: float = math.nan
+    lag_ms: float = math.nan
+    pauses_db: float = math.nan
+    source_pauses_db: float = math.nan
+    loudness_correlation: float = math.nan
+    onset_rise_ms: float = math.nan
+    source_onset_rise_ms: float = math.nan
     phone_errors: float = math.nan
     world_phone_errors: float = math.nan
     letter_errors: float = math.nan
@@ -123,15 +128,16 @@ FAITHFULNESS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording, what became of it, and what was measured."""
+    """One recording, what became of it, what was measured, and where in it there are sibilants, plosives and breaths."""
 
     conversion: Conversion
     figures: Figures
+    noises: list[Noise]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All clips that could be converted and measured, and a sentence for each that could not."""
+    """All clips that could be converted and measured, and a sentence for each recording, references too, that could not."""
 
     clips: list[Clip]
     problems: list[str]
@@ -149,6 +155,11 @@ class Evaluation:
         known = [target > source for target, source in both if not math.isnan(target + source)]
         return sum(known), len(known)
 
+    @property
+    def nearer_text(self) -> str:
+        """The same as a sentence; empty where it is known of none."""
+        return "{} of {} conversions are nearer to the target than to their source.".format(*self.nearer) if self.nearer[1] else ""
+
     def table(self, columns: dict[str, tuple[str, str]]) -> list[tuple[str, ...]]:
         """Cells for people: heads, a row for each clip, and the mean; without figures that no clip has."""
         mean = self.mean
@@ -158,6 +169,25 @@ class Evaluation:
             rows.append(("Mean", mean))
         cells = [(label, *(_cell(getattr(figures, name), shown[name][1]) for name in shown)) for label, figures in rows]
         return [("Recording", *(head for head, _ in shown.values())), *cells]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom a conversion is to sound like.
+
+    Attributes
+    ----------
+    speaker : float64 [256]
+        Unit vector.
+    recordings : int
+        In which the target was heard.
+    problems : list of str
+        A sentence for each recording that could not be read.
+    """
+
+    speaker: NDArray[np.float64]
+    recordings: int
+    problems: list[str]
 
 
 class Judge:
@@ -182,32 +212,46 @@ class Judge:
         self._encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
         self._detector = SwiftF0(threads=1, spin=False)
         self._dnsmos = None if dnsmos is None else _open_dnsmos(dnsmos)
-        self._targets: dict[tuple[Path, ...], NDArray[np.float64]] = {}
+        self._targets: dict[tuple[Path, ...], Target] = {}
 
     def speaker(self, audio: NDArray[np.float32]) -> NDArray[np.float64]:
         """Unit vector of who speaks; NaN if nobody does."""
         with np.errstate(all="ignore"):
-            speech = self._preprocess(audio, source_sr=SAMPLE_RATE) if audio.any() else audio[:0]
+            speech = audio[:0] if _faint(audio) else self._preprocess(audio, source_sr=SAMPLE_RATE)
         if not len(speech):
             return np.full(256, np.nan)
         return np.asarray(self._encoder.embed_utterance(speech), np.float64)
 
-    def target(self, references: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
-        """Unit vector of the speaker of all the references; heard once, however often it is asked for."""
+    def target(self, references: Sequence[Path], advance: Callable[[], None]) -> Target:
+        """The speaker of all the references; heard once, however often it is asked for.
+
+        Raises
+        ------
+        FileError
+            If none can be read, or nobody is heard in any.
+        """
         key = tuple(references)
         if key in self._targets:
             for _ in references:
                 advance()
             return self._targets[key]
-        vectors = []
+        spoken, problems = [], []
         for path in references:
-            vectors.append(self.speaker(load_mono(path, SAMPLE_RATE)))
+            try:
+                audio = load_mono(path, SAMPLE_RATE)
+            except FileError as error:
+                problems.append(str(error))
+            else:
+                speaker = self.speaker(audio)
+                if np.isfinite(speaker).all() and self.pitch(audio).voiced.any():
+                    spoken.append(speaker)
             advance()
-        spoken = [vector for vector in vectors if np.isfinite(vector).all()]
+        if len(problems) == len(references):
+            raise FileError(problems[0])
         if not spoken:
-            raise ValueError(f"nobody is heard to speak or sing in the references, {references[0]} and {len(references) - 1} more")
+            raise FileError(f"nobody is heard to speak or sing in the references, {references[0]} and {len(references) - 1} more")
         mean = np.mean(spoken, axis=0)
-        self._targets[key] = np.asarray(mean / np.linalg.norm(mean))
+        self._targets[key] = Target(np.asarray(mean / np.linalg.norm(mean)), len(spoken), problems)
         return self._targets[key]
 
     def pitch(self, audio: NDArray[np.float32]) -> PitchTrack:
@@ -237,8 +281,11 @@ class Judge:
         shift_semitones: float,
     ) -> Figures:
         """Figures of a conversion, [n] at 16 kHz like its source, meant to be `shift_semitones` higher."""
+        track = self.pitch(source)
+        if _faint(source) or not track.voiced.any():
+            return Figures()
         before, after = self.speaker(source), self.speaker(conversion)
-        pitch = compare_pitch(self.pitch(source), self.pitch(conversion), shift_semitones)
+        pitch = compare_pitch(track, self.pitch(conversion), shift_semitones)
         rise = onset_rise_ms(source, conversion, SAMPLE_RATE)
         heard = pitch.frames >= FEWEST_FRAMES
         nan = float("nan")
@@ -323,6 +370,8 @@ def evaluate(
         advance(done, total)
 
     target = judge.target(references, step) if references else None
+    if target is not None:
+        problems += target.problems
     clips = []
     for job in jobs:
         try:
@@ -334,20 +383,23 @@ def evaluate(
             problems.append(f"{job.source}: {error}")
         else:
             shift = settings.pitch_shift + conversion.transposition
-            figures = judge.compare(audio[0], audio[1], target, shift)
-            if recognisers is not None:
+            figures = judge.compare(audio[0], audio[1], None if target is None else target.speaker, shift)
+            heard = not math.isnan(figures.voicing_agreement)
+            if heard and recognisers is not None:
                 figures = replace(figures, **_words(*recognisers, audio[0], audio[1]))
-            if rooms and target is not None:
-                figures = replace(figures, **_rooms(judge, target, job.source, settings, conversion.transposition))
-            clips.append(Clip(conversion, figures))
+            if heard and rooms and target is not None:
+                figures = replace(figures, **_rooms(judge, target.speaker, job.source, settings, conversion.transposition))
+            noises = find_noises(audio[0], SAMPLE_RATE, judge.pitch(audio[0])) if heard else []
+            clips.append(Clip(conversion, figures, noises))
         step()
     if not clips:
         raise FileError(problems[0])
     evaluation = Evaluation(clips, problems)
-    summary = _as_json(evaluation, settings, folder, len(references))
+    heard_references = 0 if target is None else target.recordings
+    summary = _as_json(evaluation, settings, folder, heard_references)
     with replacing(out / FIGURES) as file:
         file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
-    _write_page(out / PAGE, evaluation, settings, len(references))
+    _write_page(out / PAGE, evaluation, settings, heard_references)
     return evaluation
 
 
@@ -397,6 +449,10 @@ def _open_dnsmos(path: Path) -> onnxruntime.InferenceSession:
     return session
 
 
+def _faint(audio: NDArray[np.float32]) -> bool:
+    return float(np.abs(audio).max(initial=0.0)) < FAINTEST
+
+
 def _mean(values: list[float]) -> float:
     there = [value for value in values if not math.isnan(value)]
     return sum(there) / len(there) if there else float("nan")
@@ -418,6 +474,7 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
         "settings": asdict(settings),
         "references": references,
         "nearer_to_target_than_to_source": evaluation.nearer[0] if evaluation.nearer[1] else None,
+        "nearer_of": evaluation.nearer[1],
         "mean": values(evaluation.mean),
         "clips": [
             {
@@ -449,6 +506,9 @@ def _write_page(path: Path, evaluation: Evaluation, settings: Settings, referenc
         "Likeness is the cosine of speaker embeddings (Resemblyzer), DNSMOS is P.835 overall, pitch is SwiftF0's; the curves "
         "and pitch errors below the table are Harvest's."
     )
+    if evaluation.nearer_text:
+        lead += f" {evaluation.nearer_text}"
     if len(evaluation.clips) > MOST_TAKES:
         lead += f" The first {MOST_TAKES} are shown."
-    write_report(path, f"Evaluation of {voice}", lead, rows, takes)
+    close_ups = clearest([(clip.conversion.source, clip.conversion.target, clip.noises) for clip in evaluation.clips])
+    write_report(path, f"Evaluation of {voice}", lead, rows, takes, close_ups)

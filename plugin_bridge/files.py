@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
     try:
-        if path.is_dir():
-            raise FileError(f"{path} is a folder, so no file can take its place")
         try:
+            if path.is_dir():
+                raise FileError(f"{path} is a folder, so no file can take its place")
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("w+b") as file:
                 yield file
@@ -105,22 +105,36 @@ def open_writer(
         raise FileError(f"{path} cannot hold {channels} channels at {sample_rate} Hz: {str(error).rstrip('.')}") from None
 
 
-def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
+def plan(
+    inputs: Sequence[Path], output: Path, *, read: Sequence[Path] = (), written: Sequence[Path] = ()
+) -> tuple[list[Job], list[str]]:
     """What is to be converted into what, and one sentence for each input of which nothing can come.
 
     A folder stands for all the audio in it, in its subfolders too, whose tree is kept. One file goes to the file
     `output`, or into it if it is a folder; several go into the folder `output`, as the format they have if that is
     lossless, else as WAV. What has no suffix is a folder.
+
+    `read` and `written` are what else goes into the run and comes out of it: nothing is written over what is read, nor over
+    what else is written.
+
+    Raises
+    ------
+    FileError
+        If `written` would be.
     """
     jobs: list[Job] = []
     problems: list[str] = []
-    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir() or not output.suffix
-    if into_folder and output.is_file():
+    # Asked so, what we have no access to is not there, and is told when it is opened.
+    isdir, isfile = os.path.isdir, os.path.isfile
+    into_folder = len(inputs) > 1 or isdir(inputs[0]) or isdir(output) or not output.suffix
+    if into_folder and isfile(output):
         return [], [f"{output} is a file, but several recordings need a folder to go to"]
     for source in inputs:
-        if source.is_dir():
-            found = list(audio_below(source, output))
-            if not found:
+        if isdir(source):
+            closed: list[OSError] = []
+            found = list(audio_below(source, output, closed.append))
+            problems += [f"the folder {error.filename} cannot be read: {error.strerror}" for error in closed]
+            if not found and not closed:
                 problems.append(f"the folder {source} holds no audio files ({listed(readable_suffixes())})")
             # Of several folders each keeps its name; of one, the contents are what was asked for.
             root = output / source.resolve().name if len(inputs) > 1 else output
@@ -129,15 +143,24 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
             jobs.append(Job(source, _with_lossless_suffix(output / source.name)))
         else:
             jobs.append(Job(source, output))
+    heard = {_identity(path): path for path in (*read, *(job.source for job in jobs))}
     good: list[Job] = []
-    taken: dict[Path, Path] = {}
+    taken: dict[object, Path] = {}
     for job in jobs:
-        problem = _problem(job, taken)
-        if problem:
-            problems.append(problem)
+        where = _identity(job.target)
+        try:
+            check_format(job.target)
+        except FileError as error:
+            problems.append(str(error))
+            continue
+        if where in heard:
+            problems.append(_over_input(heard[where]))
+        elif where in taken:
+            problems.append(f"{job.source} would be written to {job.target}, to which {taken[where]} goes already")
         else:
-            taken[job.target] = job.source
+            taken[where] = job.source
             good.append(job)
+    check_apart([*(job.target for job in good), *written], list(heard.values()))
     return good, problems
 
 
@@ -152,30 +175,47 @@ def format_of(path: Path) -> str:
     return "aiff" if suffix == ".aif" else suffix.lstrip(".")
 
 
-def _problem(job: Job, taken: dict[Path, Path]) -> str | None:
-    if job.target.suffix.lower() not in WRITABLE:
-        return f"{job.target} needs a suffix that names its format ({listed(WRITABLE)}), not {job.target.suffix!r}"
-    if job.target in taken:
-        return f"{job.source} would be written to {job.target}, to which {taken[job.target]} goes already"
+def check_format(target: Path) -> None:
+    """FileError unless the suffix names a format that can be written."""
+    if target.suffix.lower() not in WRITABLE:
+        raise FileError(f"{target} needs a suffix that names its format ({listed(WRITABLE)}), not {target.suffix!r}")
+
+
+def check_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """FileError if what is to be written is what is read, or is to be written twice."""
+    heard = {_identity(path): path for path in read}
+    taken = set()
+    for path in written:
+        where = _identity(path)
+        if where in heard:
+            raise FileError(_over_input(heard[where]))
+        if where in taken:
+            raise FileError(f"{path} would be written twice; give each output a name of its own")
+        taken.add(where)
+
+
+def _over_input(path: Path) -> str:
+    return f"{path} is both input and output; give the output another name or folder"
+
+
+def _identity(path: Path) -> object:
+    """The same for all paths to one file: through links, and through folders that writing it would make first."""
+    real = os.path.realpath(path)
     try:
-        check_apart(job.target, job.source)
-    except FileError as error:
-        return str(error)
-    return None
+        found = os.stat(real)
+    except OSError:
+        return os.path.normcase(real)
+    return found.st_dev, found.st_ino
 
 
-def check_apart(written: Path, read: Path) -> None:
-    """FileError if what is to be written is what is read."""
-    with suppress(OSError):  # one of the two is not there: they are not the same
-        if written.samefile(read):
-            raise FileError(f"{read} is both input and output; give the output another name or folder")
+def audio_below(folder: Path, output: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`.
 
-
-def audio_below(folder: Path, output: Path) -> Iterator[Path]:
-    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`."""
+    `closed` is called for each folder that cannot be read.
+    """
     suffixes = set(readable_suffixes())
     own = output.resolve()
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own)
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:

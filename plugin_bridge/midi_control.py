@@ -257,7 +257,7 @@ class MidiControl:
         if binding.address == PANIC:
             return surface.ready({"panic": True})
         if binding.address in (NEXT, PREVIOUS):
-            return surface.ready_preset(surface.neighbour(1 if binding.address == NEXT else -1))
+            return surface.ready_neighbour(1 if binding.address == NEXT else -1)
         if binding.address == LOAD:
             return surface.ready_preset(str(value))
         parameter = binding.parameter

@@ -5,6 +5,7 @@ The format is that of Vidvox's OSCQuery proposal: https://github.com/Vidvox/OSCQ
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import queue
@@ -15,9 +16,11 @@ from socket import AF_INET, AF_INET6, socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from plugin_bridge.companion import is_loopback
 from plugin_bridge.osc_link import Link, Peer
 from plugin_bridge.osc_nodes import Node, RefusedError, Standing
 from plugin_bridge.osc_packets import Argument
+from plugin_bridge.own_names import OwnNames
 
 MOST_CONNECTIONS = 16
 LONGEST_REQUEST_SECONDS = 5.0
@@ -44,6 +47,7 @@ class _Http(ThreadingHTTPServer):
 
     def __init__(self, place: Peer, nodes: Mapping[str, Node], link: Link) -> None:
         self.place, self.nodes, self._link = place, nodes, link
+        self.own_names = OwnNames(is_loopback(place[0]))
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self.address_family = AF_INET6 if ":" in place[0] else AF_INET
         super().__init__(place, _Handler)
@@ -75,18 +79,26 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Http
 
     def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        server = self.server
-        try:
-            status, answer = respond(server.nodes, server.standing(), server.place, unquote(parts.path), parts.query)
-        except queue.Empty:
-            status, answer = 503, None
+        status, answer = self._answer()
         body = b"" if answer is None else json.dumps(answer, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _answer(self) -> tuple[int, dict[str, Any] | None]:
+        server = self.server
+        # A simple client that names no host is no browser, in which a page of another site could have asked.
+        if not all(map(server.own_names.has, self.headers.get_all("Host", []))):
+            return 403, None
+        try:
+            parts = urlsplit(self.path)
+            return respond(server.nodes, server.standing(), server.place, unquote(parts.path), parts.query)
+        except ValueError:  # no address at all
+            return 400, None
+        except queue.Empty:
+            return 503, None
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed between the lines of a performance."""
@@ -99,9 +111,11 @@ def respond(
     if query == "HOST_INFO":
         host, port = place
         access = {name: name in ATTRIBUTES for name in (*ATTRIBUTES, "LISTEN", "CLIPMODE", "TAGS")}
+        # Who listens on every address has none that others could use: without, it is the one that was asked.
+        where = {} if ipaddress.ip_address(host).is_unspecified else {"OSC_IP": host}
         return 200, {
             "NAME": "plugin_bridge",
-            "OSC_IP": host,
+            **where,
             "OSC_PORT": port,
             "OSC_TRANSPORT": "UDP",
             "EXTENSIONS": {name: there for name, there in access.items() if name not in ("FULL_PATH", "CONTENTS", "TYPE")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ from models.schema import NAME_PATTERN, Line, Schema, VoiceName, first_problem
 from plugin_bridge.files import replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.user_file import read_json
+from plugin_bridge.voices import scaled
 
 if TYPE_CHECKING:
     import pedalboard
@@ -148,6 +150,13 @@ class Preset(Schema):
     parameters: dict[str, float] = Field(default_factory=dict)
     chain: Annotated[tuple[Effect, ...], Field(max_length=MOST_EFFECTS + 1, strict=False)] = PLAIN_CHAIN
 
+    @field_validator("voice")
+    @classmethod
+    def _check_weights(cls, voice: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        if isinstance(voice, dict):
+            scaled(voice)
+        return voice
+
     @field_validator("parameters")
     @classmethod
     def _check_parameters(cls, parameters: dict[str, float]) -> dict[str, float]:
@@ -211,18 +220,12 @@ def make_preset(
 
 def presets() -> list[str]:
     """Names of all presets at hand, sorted. A broken one is left out; `broken_presets` says why."""
-    return sorted(_paths_by_name())
+    return sorted(_sorted_out()[0])
 
 
 def broken_presets() -> list[str]:
-    """One sentence for each preset that cannot be loaded."""
-    problems: list[str] = []
-    for path in _paths_by_name().values():
-        try:
-            read_preset(path)
-        except PresetError as error:
-            problems.append(str(error))
-    return problems
+    """One sentence for each preset that was left out."""
+    return _sorted_out()[1]
 
 
 def find_preset(name: str) -> Preset:
@@ -231,7 +234,8 @@ def find_preset(name: str) -> Preset:
         return read_preset(Path(name))
     paths = _paths_by_name()
     if name not in paths:
-        there_are = f"there are {', '.join(sorted(paths))}" if paths else "there are no presets at all"
+        names = presets()
+        there_are = f"there are {', '.join(names)}" if names else "there are no presets at all"
         raise PresetError(f"no preset is called {name[:80]!r}, {there_are}")
     return read_preset(paths[name])
 
@@ -269,6 +273,33 @@ def user_folder() -> Path:
 def is_bundled(name: str) -> bool:
     """Whether the preset found by this name is one that comes with the program."""
     return _paths_by_name()[name].parent != user_folder()
+
+
+def _sorted_out() -> tuple[list[str], list[str]]:
+    """Names of the presets that are good, and what is wrong with the others."""
+    names: list[str] = []
+    broken: list[str] = []
+    for name, path in _paths_by_name().items():
+        try:
+            status = path.stat()
+            problem = _problem(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            continue  # gone since the folder was listed
+        if problem:
+            broken.append(problem)
+        else:
+            names.append(name)
+    return names, broken
+
+
+@lru_cache(maxsize=256)
+def _problem(path: Path, stamp: tuple[int, int, int]) -> str:
+    """What is wrong with the preset in a file, if anything: read again only if its stamp changed, as lists are asked for often."""
+    try:
+        read_preset(path)
+    except PresetError as error:
+        return str(error)
+    return ""
 
 
 def _paths_by_name() -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile, ReadableAudioFile
 
+from models.samples_present import samples_present
 from plugin_bridge.files import FileError, listed, readable_suffixes
 
 BLOCK_SAMPLES = 1 << 16  # a read: long enough that Python's cost vanishes, 0.5 MiB in stereo
-MOST_SAMPLES_PER_BYTE = 1 << 16  # FLAC, the densest format, puts at most 65535 into a frame of some ten bytes
-MOST_CHUNKS = 4096  # of a WAV or AIFF file before its audio; real ones have some ten
+LOUDEST = 1e3  # 60 dB over full scale: no level of audio, but a fault
 
 
 class Recording:
@@ -41,7 +41,7 @@ class Recording:
         self.channels = audio.num_channels
         self.promised = audio.frames
         # The decoder fills what is missing with silence, hours of it after a header that does not know the length.
-        self.samples = min(audio.frames, _samples_present(path))
+        self.samples = min(audio.frames, samples_present(path))
         self._audio = audio
 
     def read(self, start: int, length: int) -> NDArray[np.float32]:
@@ -94,11 +94,15 @@ def open_recording(path: Path) -> Iterator[Recording]:
     FileError
         If it is not there, no audio file, or has no samples.
     """
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"there is no file {path}") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    if stat.S_ISDIR(mode):
         raise FileError(f"{path} is a folder, not an audio file")
-    if not path.exists():
-        raise FileError(f"there is no file {path}")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise FileError(f"{path} is not a regular file")  # a pipe or a device might never end
     with ExitStack() as stack:
         try:
@@ -125,7 +129,7 @@ def open_recording(path: Path) -> Iterator[Recording]:
 def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """A recording's channels averaged, [n], at another rate; what goes through this together stays aligned. Needs soxr.
 
-    Samples that are not finite, or beyond any level of audio, are silenced, as the converter does.
+    Samples that are no audio are silenced.
 
     Raises
     ------
@@ -136,50 +140,17 @@ def load_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
     with open_recording(path) as recording:
         audio = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=0) for block in recording.blocks())])
-        audio = np.where(np.abs(audio) < 1e3, audio, np.float32(0))
-        resampled = np.asarray(soxr.resample(audio, recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
+        resampled = np.asarray(soxr.resample(audible(audio), recording.sample_rate, sample_rate, quality="VHQ"), dtype=np.float32)
     if not len(resampled):
         raise FileError(f"{path} is too short to be taken to {sample_rate} Hz")
     return resampled
 
 
-def _samples_present(path: Path) -> int:
-    """Samples for which a WAV or AIFF file has room after its header; for other formats, more than a file can hold."""
-    most = path.stat().st_size * MOST_SAMPLES_PER_BYTE
-    with path.open("rb") as file:
-        magic = file.read(12)
-        if magic[:4] in (b"RIFF", b"RF64", b"BW64") and magic[8:] == b"WAVE":
-            size_format, description, audio = "<I", b"fmt ", b"data"
-        elif magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
-            size_format, description, audio = ">I", b"COMM", b"SSND"
-        else:
-            return most
-        frame_bytes = 0
-        for _ in range(MOST_CHUNKS):
-            head = file.read(8)
-            if len(head) < 8:
-                break
-            name, size = head[:4], struct.unpack(size_format, head[4:])[0]
-            if name == audio:
-                start = file.tell() + (8 if audio == b"SSND" else 0)  # AIFF: an offset and a block size come first
-                return (file.seek(0, 2) - start) // frame_bytes if frame_bytes else most
-            next_chunk = file.tell() + size + size % 2
-            if name == description:
-                frame_bytes = _frame_bytes(file.read(min(size, 22)), name)
-            file.seek(next_chunk)
-    return most
-
-
-def _frame_bytes(description: bytes, name: bytes) -> int:
-    """Bytes of one sample of all channels; 0 for compressed audio, whose samples do not have a size."""
-    if name == b"fmt " and len(description) >= 16:
-        encoding, _, _, _, frame_bytes = struct.unpack_from("<HHIIH", description)
-        return int(frame_bytes) if encoding in (1, 3, 0xFFFE) else 0  # integers, floats, either of them
-    if name == b"COMM" and len(description) >= 18:
-        channels, _, bits = struct.unpack_from(">HIH", description)
-        uncompressed = description[18:] in (b"", b"NONE", b"sowt", b"twos", b"fl32", b"FL32")
-        return int(channels) * ((bits + 7) // 8) if uncompressed else 0
-    return 0
+def audible(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`audio`, with silence for samples that are not finite or beyond any level of audio."""
+    # Not clipped to a level: one of them would make all of a mix softer.
+    good = np.abs(audio) < LOUDEST
+    return audio if good.all() else np.where(good, audio, np.float32(0))
 
 
 class _FlacChecksum(NamedTuple):

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dsp.resampling import exact_rate
 from plugin_bridge.analysis import Audio, Source, watched
-from plugin_bridge.blocks import Reader, at_rate
+from plugin_bridge.blocks import Reader, at_rate, file_rate
 from plugin_bridge.files import FileError, open_writer, replacing
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.stages import Stages
@@ -68,7 +67,7 @@ def remix(vocal: Path, gain: float, accompaniment: Path, target: Path, stages: S
 def _mixed(sung: Source, gain: float, played: Source, stages: Stages) -> Iterator[Audio]:
     rate = int(sung.sample_rate)
     # To the nearest 0.01 Hz, as everywhere.
-    from_rate = exact_rate(played.sample_rate)
+    from_rate = file_rate(played.sample_rate)
     total = max(sung.samples, -(-played.samples * rate // from_rate))
     vocal = Reader(watched(sung, stages), sung.channels)
     accompaniment = Reader(at_rate(watched(played, stages), played.channels, from_rate, Fraction(rate)), played.channels)

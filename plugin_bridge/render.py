@@ -13,21 +13,23 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsp.f0 import F0Track, Method, fill_unvoiced, read_f0_csv, write_f0_csv
-from dsp.resampling import exact_rate, resample
+from dsp.resampling import resample
 from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
 from models.graph import ModelError
 from models.lhq.encoders import Encoder, load_encoder
 from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
+from plugin_bridge.blocks import file_rate
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
-from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, open_writer, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
+from plugin_bridge.protocol import number
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.remix import Mix, remix
 from plugin_bridge.stages import Stages, in_order
@@ -130,8 +132,10 @@ class Wishes:
     def __post_init__(self) -> None:
         for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db"):
             PARAMETERS[name].number(getattr(self, name))
+        if isinstance(self.transpose, str) and self.transpose != "auto":
+            raise ValueError(f"transpose must be a number of semitones or 'auto', got {self.transpose!r}")
         if self.transpose != "auto":
-            PARAMETERS["pitch_shift"].number(self.pitch_shift + self.transpose)
+            PARAMETERS["pitch_shift"].number(self.pitch_shift + number("transpose", self.transpose))
 
 
 class SongRenderer:
@@ -178,6 +182,8 @@ class SongRenderer:
         self.threads = _whole("threads", threads, 1, 256)
         self.steps = _whole("steps", steps, 1, MOST_STEPS)
         self.seed = _whole("seed", seed, 0, 2**63 - 1)
+        if method not in get_args(Method):
+            raise ValueError(f"method must be {' or '.join(map(repr, get_args(Method)))}, got {method!r}")
         target = voice_target(voice)
         self.voice = target.shown
         self.size = size
@@ -225,7 +231,7 @@ class SongRenderer:
         Raises
         ------
         FileError
-            If the source cannot be read or no voice is found in it, or the target cannot be written.
+            If the source cannot be read or no voice is found in it, or the target cannot be written, or is what is read.
         ModelError
             If the song engine fails.
         ValueError
@@ -233,14 +239,17 @@ class SongRenderer:
         """
         start = time.perf_counter()
         source, target = Path(source), Path(target)
-        for output in (target, f0_out):
-            for heard in (source, instrumental):
-                if output is not None and heard is not None:
-                    check_apart(Path(output), Path(heard))
+        check_apart(
+            [Path(path) for path in (target, f0_out) if path is not None],
+            [Path(path) for path in (source, instrumental, f0) if path is not None],
+        )
+        check_format(target)
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
             song = self.listen(recording, wishes, progress)
+            if not song.voiced and table is not None:
+                raise ValueError(f"the f0 table {table} has no voiced row, so there is nothing to sing")
             if not song.voiced:
                 raise FileError(f"{source} has no voice in it: no pitch was found anywhere")
             if f0_out is not None:
@@ -316,7 +325,7 @@ class SongRenderer:
         """Hear all of a source and decide what to convert, and how."""
         if source.sample_rate != int(source.sample_rate):
             raise FileError(f"the song engine needs a sample rate of whole Hz, not {source.sample_rate} Hz")
-        exact_rate(source.sample_rate)  # within limits
+        file_rate(source.sample_rate)  # within limits
         stages, clock, heard = Stages(), _Clock(progress), 0
 
         def advance(samples: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pedalboard.io import AudioFile
 
 from dsp.pitch import PitchTrack, compare_pitch, track_pitch
 from dsp.spectra import Spectrogram, spectrogram
+from plugin_bridge.closeups import CloseUp, draw_close_ups, label
 from plugin_bridge.files import replacing
 from plugin_bridge.recording import BLOCK_SAMPLES, Recording, open_recording
 
@@ -72,7 +73,14 @@ def take_from_files(heading: str, source: Path, target: Path, shift_semitones: f
     return Take(heading, before, after, rate, before_pitch, after_pitch, shift_semitones, facts)
 
 
-def write_report(path: Path, title: str, lead: str, table: Sequence[Sequence[str]], takes: Sequence[Take]) -> None:
+def write_report(
+    path: Path,
+    title: str,
+    lead: str,
+    table: Sequence[Sequence[str]],
+    takes: Sequence[Take],
+    close_ups: Mapping[str, Sequence[CloseUp]] | None = None,
+) -> None:
     """Write the page.
 
     Parameters
@@ -83,6 +91,8 @@ def write_report(path: Path, title: str, lead: str, table: Sequence[Sequence[str
         Rows of cells, the first row being the column heads.
     takes
         Each holds its audio: more than `MOST_TAKES` make a page that browsers take long to open.
+    close_ups
+        By kind, as `plugin_bridge.closeups.clearest` has them; drawn before the takes.
 
     Raises
     ------
@@ -90,6 +100,8 @@ def write_report(path: Path, title: str, lead: str, table: Sequence[Sequence[str
         If the page cannot be written.
     """
     sections = "\n".join(_section(number, take) for number, take in enumerate(takes))
+    if close_ups:
+        sections = _close_ups(close_ups) + sections
     page = _PAGE.format(title=html.escape(title), lead=html.escape(lead), table=_table(table), sections=sections)
     with replacing(path) as file:
         file.write(page.encode("utf-8", "backslashreplace"))
@@ -122,6 +134,18 @@ def _section(number: int, take: Take) -> str:
         picture=_data_url("image/png", draw(take)),
         description=html.escape(description),
     )
+
+
+def _close_ups(close_ups: Mapping[str, Sequence[CloseUp]]) -> str:
+    pictures = "\n".join(
+        _CLOSE_UP.format(
+            picture=_data_url("image/png", draw_close_ups(pairs)),
+            labels="".join(f"<span>{html.escape(label(pair))}</span>" for pair in pairs),
+            description=html.escape(f"Spectrograms, the source's above the conversion's: {'; '.join(map(label, pairs))}."),
+        )
+        for pairs in close_ups.values()
+    )
+    return _CLOSE_UPS.format(pictures=pictures)
 
 
 def draw(take: Take) -> bytes:
@@ -247,6 +271,19 @@ _SECTION = """<section aria-labelledby="take-{number}">
 <img src="{picture}" alt="{description}" width="1210" height="902">
 </section>"""
 
+_CLOSE_UPS = """<section aria-labelledby="close-ups">
+<h2 id="close-ups">Sibilants, plosives and breath</h2>
+<p>The clearest of each kind that were found in the sources, 0.3 s around it, above the same moment of the conversion, in windows of
+5 ms: a burst that is smeared, late or missing shows here.</p>
+{pictures}
+</section>
+"""
+
+_CLOSE_UP = """<figure class="close-ups">
+<figcaption>{labels}</figcaption>
+<img src="{picture}" alt="{description}" width="1210" height="572">
+</figure>"""
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -280,6 +317,10 @@ dd {{ margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }}
 .players {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 1rem; }}
 figure {{ margin: 0; }}
 figcaption {{ font-weight: 600; margin-bottom: .3rem; }}
+.close-ups {{ margin-top: 1.2rem; }}
+.close-ups figcaption {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 0 2.5%; padding-left: 6%; margin: 0;
+  font-size: .875rem; overflow-wrap: anywhere; }}
+.close-ups img {{ margin-top: .3rem; }}
 audio {{ width: 100%; }}
 audio:focus-visible {{ outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 8px; }}
 img {{ width: 100%; height: auto; margin-top: 1.2rem; border-radius: 8px; display: block; background: #fff; }}

@@ -1,7 +1,7 @@
 """A vocal out of a mix, with a separation model that the user has: MDX-Net as ONNX, the format of Ultimate Vocal Remover.
 
 The network takes spectrograms of 44.1 kHz stereo as [1, 4, bins, frames], real and imaginary part of left and right, and gives
-those of one stem. How long its transform is stands nowhere in the file; `N_FFT` has the usual ones.
+those of one stem. How long its transform is, how loud its stem and which, stands nowhere in the file: see `mdx_models`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Literal
 
 import numpy as np
 
-from dsp.resampling import exact_rate
 from models.graph import Graph, ModelError, first_line, load_graph
 from plugin_bridge.analysis import Audio, watched
-from plugin_bridge.blocks import Reader, at_rate
+from plugin_bridge.blocks import Reader, at_rate, file_rate
 from plugin_bridge.files import FileError, open_writer, replacing
+from plugin_bridge.mdx_models import MdxModel, registered
 from plugin_bridge.recording import Recording, open_recording
 from plugin_bridge.stages import Stages, in_order
 
 RATE = 44_100
 HOP = 1024
 OVERLAP = 0.25  # of a chunk with the next
-# The transform of models with so many bins, as the program they come from lists them.
-N_FFT = {2048: 6144, 2560: 5120, 3072: 6144}
+N_FFT = {2560: 5120}  # of all models with so many bins; those of 2048 and 3072 have one of two
+LONGEST_N_FFT = 1 << 16
 MUTED_BINS = 3  # up to 20 Hz, where the networks were not trained
 LARGEST_MODEL = 1 << 30
 HOW_TO_GET_ONE = (
@@ -35,6 +35,7 @@ HOW_TO_GET_ONE = (
 )
 
 Stem = Literal["vocals", "accompaniment"]
+STEMS: dict[str, Stem] = {"Vocals": "vocals", "Instrumental": "accompaniment"}  # as `mdx_models` has them
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,19 @@ class Separator:
     ----------
     path : Path
     n_fft : int, optional
-        Length of its transform in samples; by default the usual one for its number of bins.
+        Length of its transform in samples; by default the published one, or that of all models with its number of bins.
     stem : "vocals" or "accompaniment", optional
-        What it gives; by default the accompaniment if its name has "inst" in it.
-    gain : float
-        By which the model's output is to be multiplied (its `compensate`).
+        What it gives; by default what is published, or what its name says.
 
     Raises
     ------
     FileError
         If there is no such file; with how to get one.
     ModelError
-        If it is no such model.
+        If it is no such model, or one of which something must be told.
     """
 
-    def __init__(self, path: Path, n_fft: int | None = None, stem: Stem | None = None, gain: float = 1.0) -> None:
+    def __init__(self, path: Path, n_fft: int | None = None, stem: Stem | None = None) -> None:
         try:
             size = path.stat().st_size
             data = path.read_bytes() if size <= LARGEST_MODEL and path.is_file() else b""
@@ -74,15 +73,22 @@ class Separator:
             raise FileError(f"the separation model {path} cannot be read ({error.strerror or error}); {HOW_TO_GET_ONE}") from None
         self._graph = load_graph(data, str(path))
         self._input, self._bins, self._frames = _checked(self._graph, str(path))
-        self.n_fft = n_fft or N_FFT.get(self._bins, 0)
-        if not self.n_fft:
+        known = registered(path, data, self._bins)
+        if n_fft is None:
+            n_fft = known.n_fft if known else N_FFT.get(self._bins)
+        if n_fft is None:
             raise ModelError(f"{path} has {self._bins} bins, for which no length of its transform is known: give --separate-fft")
-        if self.n_fft % 2 or self.n_fft // 2 + 1 < self._bins or self.n_fft > 1 << 16:
-            least = 2 * self._bins - 2
-            raise ModelError(f"{path} has {self._bins} bins, so its transform must have an even length of at least {least}")
-        self.stem: Stem = stem or ("accompaniment" if "inst" in path.stem.lower() else "vocals")
-        self._gain = np.float32(gain)
-        self._name = str(path)
+        least = 2 * self._bins - 2
+        if n_fft % 2 or not least <= n_fft <= LONGEST_N_FFT:
+            wanted = f"must have an even length of {least} to {LONGEST_N_FFT} samples, got {n_fft}"
+            raise ModelError(f"{path} has {self._bins} bins, so its transform {wanted}")
+        self.n_fft = n_fft
+        if self.chunk <= self.n_fft // 2:
+            wanted = f"at least {self.n_fft // 2 // HOP + 2} for a transform of {self.n_fft} samples"
+            raise ModelError(f"{path} hears {self._frames} frames at once, but it needs {wanted}")
+        self.stem: Stem = stem or _stem(path, known)
+        self._gain = np.float32(known.compensate if known else 1.0)
+        self.path = path
         self._window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)).astype(np.float32)
 
     @property
@@ -97,9 +103,9 @@ class Separator:
         try:
             given = self._graph.session.run(None, {self._input: spectra[None]})[0][0]
         except Exception as error:
-            raise ModelError(f"{self._name} fails when it runs: {first_line(error)}") from error
+            raise ModelError(f"{self.path} fails when it runs: {first_line(error)}") from error
         if given.shape != spectra.shape or not np.isfinite(given).all():
-            raise ModelError(f"{self._name} must give finite numbers of the shape {spectra.shape}, got {given.shape}")
+            raise ModelError(f"{self.path} must give finite numbers of the shape {spectra.shape}, got {given.shape}")
         return self._audio(given) * self._gain
 
     def _spectra(self, audio: Audio) -> Audio:
@@ -165,7 +171,7 @@ def _ordered(stem: Stem, given: Audio, rest: Audio) -> tuple[Audio, Audio]:
 
 def _stems(recording: Recording, separator: Separator, threads: int, stages: Stages) -> Iterator[tuple[Audio, Audio]]:
     """Blocks of the mix and of the model's stem, at the mix's own rate and with its channels."""
-    rate, own = exact_rate(recording.sample_rate), Fraction(RATE)
+    rate, own = file_rate(recording.sample_rate), Fraction(RATE)
     channels = recording.channels
     mix = at_rate(watched(recording, stages), channels, rate, own)
     length = -(-recording.samples * RATE // int(rate))
@@ -202,6 +208,18 @@ def _overlapped(mix: Reader, length: int, separator: Separator, threads: int, st
         skip = max(0, skip - step)
         total = np.pad(total[:, step:], ((0, 0), (0, step)))
         weight = np.pad(weight[step:], (0, step))
+
+
+def _stem(path: Path, known: MdxModel | None) -> Stem:
+    """What a model gives, by what is published about it or by its name."""
+    if known is not None:
+        if known.stem not in STEMS:
+            raise ModelError(f"{path} parts {known.stem.lower()} from the rest, where one of vocals is needed; {HOW_TO_GET_ONE}")
+        return STEMS[known.stem]
+    name = path.stem.lower()
+    if ("inst" in name) == ("voc" in name):
+        raise ModelError(f"whether {path} gives the vocals or the accompaniment is not known: give --separate-stem")
+    return "vocals" if "voc" in name else "accompaniment"
 
 
 def _checked(graph: Graph, name: str) -> tuple[str, int, int]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +15,15 @@ from numpy.typing import NDArray
 
 from dsp.envelope import level_correlation, onset_rise_ms, pause_level_db
 from dsp.harmonics import STEP_S, deviation_cents, harmonic, harmonicity_db, suboctave_db
+from dsp.pitch import FRAME_S, PitchTrack, track_pitch
 from dsp.singer import Note, Song, sing
+from plugin_bridge.convert import Settings
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.voices import UnknownVoiceError, find_voice
+from plugin_bridge.evaluate import FIGURES, PAGE
+from plugin_bridge.files import FileError, replacing
+from plugin_bridge.report import Take, write_report
+from plugin_bridge.song_converter import SongConverter
+from plugin_bridge.voices import UnknownVoiceError, find_voice, voice_text
 
 Array = NDArray[np.floating[Any]]
 
@@ -31,6 +41,7 @@ PHRASE = (
     (0, 0.5, "a", "t"), (3, 0.4, "e", "k"), (5, 0.7, "i", "s"), (7, 0.5, "o", "p"),
     (0, 1.0, "", ""), (2, 0.5, "a", "k"), (0, 0.5, "e", "t"), (-2, 1.0, "u", "p"),
 )  # fmt: skip
+COLUMNS = ("What", "Median", "Worst", "Wanted")
 
 
 @dataclass(frozen=True)
@@ -43,30 +54,68 @@ class Finding:
     worst: float
     wanted: str
 
+    def as_json(self) -> dict[str, str | float | None]:
+        """Ready for JSON, which knows no NaN."""
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(self).items()}
+
+    def row(self) -> tuple[str, ...]:
+        """For `COLUMNS`."""
+        figures = (f"{value:.2f} {self.unit}".strip() for value in (self.median, self.worst))
+        return (self.what, *figures, f"{self.wanted} {self.unit}".strip())
+
 
 def evaluate_singing(
-    voice: str | dict[str, float], *, advance: Callable[[int, int], None] = lambda done, of: None
+    settings: Settings, out: Path, *, advance: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Finding]:
-    """Measure a voice on sung tones, glides and phrases.
+    """Measure a voice on sung tones, glides and phrases; writes the figures as JSON and a page with a phrase to `out`.
 
     Parameters
     ----------
-    voice
-        As `VoiceConverter` takes it: a name, or weights of several from one pack.
+    settings
+        The voice, the engine, its size and steps; nothing is shifted, mixed or made louder.
     advance
         Called after each kind of test, with how many are done and of how many.
 
     Raises
     ------
     ValueError
-        From `VoiceConverter`, if there is no such voice.
+        If the voice or its engine is not as it should be, or `out` is no folder.
     """
-    converter = VoiceConverter(voice)
+    settings.check()
+    if out.is_file():
+        raise FileError(f"{out} is a file, but the figures and the page need a folder to go to")
+    if settings.engine == "song":
+        converter: VoiceConverter = SongConverter(settings.voice, size=settings.size, steps=settings.steps)
+    else:
+        converter = VoiceConverter(settings.voice)
     findings = []
     for done, test in enumerate(TESTS):
         findings += list(test(converter))
         advance(done + 1, len(TESTS))
+    summary = {
+        "versions": {name: version(name) for name in ("plugin_bridge", "onnxruntime")},
+        "settings": asdict(settings),
+        "findings": [finding.as_json() for finding in findings],
+    }
+    with replacing(out / FIGURES) as file:
+        file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
+    voice = voice_text(settings.voice)
+    lead = (
+        f"A synthetic singer, whose pitch is known at every sample, converted to {voice} by the {settings.engine} engine. Each "
+        "figure is of several cases; the worst is held against what is wanted. One of the phrases is shown."
+    )
+    write_report(out / PAGE, f"Singing of {voice}", lead, [COLUMNS, *(finding.row() for finding in findings)], [_shown(converter)])
     return findings
+
+
+def _shown(converter: VoiceConverter) -> Take:
+    """A phrase of a middle height."""
+    song = _phrase(HEIGHTS[len(HEIGHTS) // 2])
+    made = converter(song.audio, SAMPLE_RATE)
+    frame = round(FRAME_S * SAMPLE_RATE)
+    hz = np.asarray(song.f0_hz[::frame], np.float64)
+    sung = PitchTrack(np.arange(len(hz), dtype=np.float64) * FRAME_S, hz, song.voiced[::frame])
+    return Take("A phrase", song.audio[None], made[None], SAMPLE_RATE, sung, track_pitch(made, SAMPLE_RATE), 0.0, [])
 
 
 def _vibrato(converter: VoiceConverter) -> Iterator[Finding]:
@@ -200,8 +249,7 @@ def _others(voice: str) -> list[str]:
 def _phrases(converter: VoiceConverter) -> Iterator[Finding]:
     levels, rises, pauses = [], [], []
     for height in HEIGHTS[:4]:
-        notes = [Note(height + step, seconds, vowel, consonant) for step, seconds, vowel, consonant in PHRASE]
-        song = sing(notes, SAMPLE_RATE, seed=height)
+        song = _phrase(height)
         # Sung louder and softer, by 20 dB, over some three seconds.
         swell = 10 ** (-0.5 * (1 - np.cos(2 * np.pi * np.arange(len(song.audio)) / SAMPLE_RATE / 3)))
         audio = (song.audio * swell).astype(np.float32)
@@ -216,6 +264,11 @@ def _phrases(converter: VoiceConverter) -> Iterator[Finding]:
     yield Finding("Loudness contour's correlation with the singer's", "", float(np.median(levels)), min(levels), "at least 0.97")
     yield _finding("Plosives rise more slowly by", "ms", rises, "within 5")
     yield _finding("Pauses against the phrases", "dB", pauses, "below -50")
+
+
+def _phrase(height: int) -> Song:
+    notes = [Note(height + step, seconds, vowel, consonant) for step, seconds, vowel, consonant in PHRASE]
+    return sing(notes, SAMPLE_RATE, seed=height)
 
 
 TESTS: Sequence[Callable[[VoiceConverter], Iterator[Finding]]]

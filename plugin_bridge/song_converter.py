@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import NoReturn
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
 from plugin_bridge.render import SongRenderer
+
+if TYPE_CHECKING:
+    from dsp.f0 import Method
+    from models.pack import Size
 
 OFFLINE = (
     "the song engine converts whole recordings: call process with reset=True, alone or in a Board, or take engine='stream' "
@@ -21,14 +27,31 @@ OFFLINE = (
 class SongConverter(VoiceConverter):
     """What `VoiceConverter(..., engine="song")` makes: `process` with `SongRenderer`'s sound, and no latency.
 
+    `threads`, `size`, `steps`, `seed`, `method` and `encoder` are `SongRenderer`'s arguments, and hold for every voice it is given.
+
     With reset=False `process` raises RuntimeError, as all that belongs to streams does; and ModelError if the song engine fails.
     """
 
-    __slots__ = ("_renderer",)
+    __slots__ = ("_made", "_renderer")
 
-    def __init__(self, voice: Voice = "pjs", *, engine: str = "song", **settings: object) -> None:
+    def __init__(
+        self,
+        voice: Voice = "pjs",
+        *,
+        engine: str = "song",
+        threads: int = 2,
+        size: Size = "lhq",
+        steps: int = 1,
+        seed: int = 0,
+        method: Method = "swift",
+        encoder: str | Path | None = None,
+        **settings: object,
+    ) -> None:
         super().__init__(voice, **settings)  # type: ignore[arg-type]
-        self._renderer: tuple[object, SongRenderer] | None = None
+        self._made = partial(
+            SongRenderer, threads=threads, size=size, steps=steps, seed=seed, method=method, encoder=encoder
+        )
+        self._renderer: tuple[object, SongRenderer] = self._target, self._made(self._target.shown)
 
     @property
     def latency_samples(self) -> int:
@@ -69,8 +92,8 @@ class SongConverter(VoiceConverter):
     def _convert(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         with self._setting:
             target = self._target
-            if self._renderer is None or self._renderer[0] is not target:
-                self._renderer = target, SongRenderer(target.shown)
+            if self._renderer[0] is not target:
+                self._renderer = target, self._made(target.shown)
             renderer = self._renderer[1]
         numbers = {name: getattr(self, name) for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db")}
         parts = [source] if self._stereo == "mid" else list(source[:, None])

@@ -90,8 +90,8 @@ def measure_songs(
     limit: int | None = None,
     seconds: float = 60.0,
     done: Callable[[SongFigures], None] = lambda figures: None,
-) -> list[SongFigures]:
-    """Measure each size that the voice's pack has, at 1, 2, 4 and 16 steps.
+) -> tuple[list[SongFigures], list[str]]:
+    """Measure each size that the voice's pack has, at 1, 2, 4 and 16 steps; and a sentence for each recording that could not be.
 
     Parameters
     ----------
@@ -117,12 +117,14 @@ def measure_songs(
         raise FileError(f"the folder {refs} holds no recordings of the target")
     judge = Judge(dnsmos)
     sizes = [size for size in get_args(Size) if size in pack.manifest.songs]
-    rows = []
+    rows, problems = [], []
     for size in sizes or ["lhq"]:  # a pack without songs is told of by the first
         stoi, pesq = measure_copies(pack.song_model(size), references)
         for steps in STEPS:
             wanted = replace(settings, engine="song", size=size, steps=steps)
-            mean = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, limit=limit, judge=judge).mean
+            evaluation = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, limit=limit, judge=judge)
+            mean = evaluation.mean
+            problems += [problem for problem in evaluation.problems if problem not in problems]  # each row meets the same
             speed = measure_song(voice_text(settings.voice), size, seconds, (THREADS,), steps)
             row = SongFigures(
                 size=size,
@@ -137,11 +139,11 @@ def measure_songs(
             )
             rows.append(row)
             done(row)
-    return rows
+    return rows, problems
 
 
 def measure_copies(model: SongModel, references: Sequence[Path]) -> tuple[float, float]:
-    """(STOI, PESQ), means over the recordings, each a mean over its pieces; NaN if nothing in them can be measured.
+    """(STOI, PESQ), means over the recordings, each a mean over its pieces; NaN if nothing in them can be read and measured.
 
     Raises
     ------
@@ -153,7 +155,10 @@ def measure_copies(model: SongModel, references: Sequence[Path]) -> tuple[float,
 
     figures = []
     for path in references:
-        audio = load_mono(path, SONG_RATE)
+        try:
+            audio = load_mono(path, SONG_RATE)
+        except FileError:  # told of where the target is heard
+            continue
         found = []
         for piece, copy in copies(model, audio):
             narrow = (resample(x, SONG_RATE, PESQ_RATE) for x in (piece, copy))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plugin_bridge.files import FileError, Job, beside, check_apart
-from plugin_bridge.recording import open_recording
+from plugin_bridge.journal import keep, recall, stamp
 from plugin_bridge.render import Progress, Rendering, SongRenderer, Wishes
 from plugin_bridge.separation import Separator, separate
 from plugin_bridge.stages import Stages
-from plugin_bridge.voices import voice_text
+from plugin_bridge.voices import voice_target, voice_text
 
 SEPARATION_SHARE = 0.8  # of the time, about: separation models are many times the song engine
 
@@ -38,9 +39,38 @@ class SongJobs:
     instrumental: Path | None = None
 
     def render(self, job: Job, progress: Callable[[Progress], None] = lambda now: None) -> Rendering:
-        """Render one recording; raises what `SongRenderer.render` and `separate` do."""
+        """Render one recording and remember it; raises what `SongRenderer.render` and `separate` do."""
+        settings = self._settings(job)  # with the files as they are before it begins
+        done = self._made(job, progress)
+        keep(done, settings)
+        return done
+
+    def done_before(self, job: Job) -> Rendering | None:
+        """What became of a job when it was rendered with these settings, if all that it is to make is there."""
+        # A table of pitch may be another recording's by now, and is no more than the half of the work.
+        return None if self.f0_out is not None else recall(job, self._settings(job))
+
+    def _settings(self, job: Job) -> dict[str, Any]:
+        """All on which the sound depends, ready for JSON; the files by when they were written."""
+        pack = voice_target(self.renderer.voice).pack
+        separator = self.separator
+        return {
+            "source": stamp(job.source),
+            **asdict(replace(self.wishes, f0=None)),
+            "f0": stamp(self.wishes.f0),
+            "voice": voice_text(self.renderer.voice),
+            "pack": hashlib.sha256(pack.manifest.model_dump_json().encode()).hexdigest(),
+            "size": self.renderer.size,
+            "steps": self.renderer.steps,
+            "seed": self.renderer.seed,
+            "method": self.renderer.method,
+            "instrumental": stamp(self.instrumental),
+            "separator": None if separator is None else [separator.n_fft, separator.stem, stamp(separator.path)],
+        }
+
+    def _made(self, job: Job, progress: Callable[[Progress], None]) -> Rendering:
         if self.f0_out is not None:
-            check_apart(self.f0_out, job.source)  # which is not what is rendered where it is a mix
+            check_apart([self.f0_out], [job.source])  # which is not what is rendered where it is a mix
         if self.separator is None:
             return self._render(job.source, job.target, self.instrumental, progress)
         stages, start = Stages(), time.perf_counter()
@@ -105,14 +135,3 @@ def described(done: Rendering) -> dict[str, Any]:
             stage: {"processor_s": seconds, "share_of_length": seconds / done.seconds} for stage, seconds in done.stages.items()
         },
     }
-
-
-def is_finished(job: Job) -> bool:
-    """Whether a job's target is there, newer than its source, and of at least its length."""
-    try:
-        if job.target.stat().st_mtime < job.source.stat().st_mtime:
-            return False
-        with open_recording(job.source) as source, open_recording(job.target) as target:
-            return target.sample_rate == source.sample_rate and target.samples >= source.samples
-    except (OSError, FileError):
-        return False

@@ -6,7 +6,7 @@ import importlib.resources
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -109,12 +109,7 @@ def voice_target(voice: object) -> VoiceTarget:
         if not isinstance(name, str) or not isinstance(weight, Real):
             raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
         shares[name] = float(weight)
-        if not 0 <= shares[name] < math.inf:
-            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight}")
-    total = sum(shares.values())
-    if not 0 < total < math.inf:
-        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {shares}")
-    shares = {name: weight / total for name, weight in shares.items()}
+    shares = scaled(shares)
     addresses = {name: find_voice(name) for name in shares}
     pack = next(iter(addresses.values())).pack
     weights = [0.0] * len(pack.manifest.voices)
@@ -126,6 +121,27 @@ def voice_target(voice: object) -> VoiceTarget:
             )
         weights[address.index] += shares[name]
     return VoiceTarget(shares, pack, tuple(weights))
+
+
+def scaled(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the voices of a mix so that they add up to 1; ValueError if one is negative, or all are 0, or too large."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of a voice must be finite and not negative, got {name!r}: {weight:g}")
+    total = sum(weights.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the weights of a mix of voices must add up to more than 0, got {voice_text(weights)}")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def check_new_name(name: str) -> None:
+    """ValueError, one sentence, unless a voice of a user's own can have this name: that of a bundled one would hide that one."""
+    from models.schema import check_name
+
+    check_name(name)
+    bundled = [address.card.name for path in _packs_in(_bundled_folders()) for address in _pack_addresses(path)]
+    if name in bundled:
+        raise ValueError(f"expected a name that no bundled voice has, got {name!r}; bundled are {', '.join(bundled)}")
 
 
 def user_folder() -> Path:
@@ -163,7 +179,7 @@ def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
 
     found: dict[str, VoiceAddress] = {}
     broken: list[str] = []
-    for path in _pack_paths():
+    for path in _packs_in(_folders()):
         try:
             for address in _pack_addresses(path):
                 found.setdefault(address.card.name, address)
@@ -172,8 +188,8 @@ def _addresses() -> tuple[dict[str, VoiceAddress], list[str]]:
     return found, broken
 
 
-def _pack_paths() -> Iterator[Path]:
-    for folder in _folders():
+def _packs_in(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
         try:
             paths = sorted(folder.iterdir())
         except OSError:
@@ -184,6 +200,10 @@ def _pack_paths() -> Iterator[Path]:
 def _folders() -> Iterator[Path]:
     yield from (Path(folder) for folder in os.environ.get(VOICES_VARIABLE, "").split(os.pathsep) if folder)
     yield user_folder()
+    yield from _bundled_folders()
+
+
+def _bundled_folders() -> Iterator[Path]:
     bundled = importlib.resources.files("presets")
     if isinstance(bundled, Path):
         yield bundled

@@ -1,5 +1,6 @@
 """Voices for every test: small packs whose output is known by a formula, found by name like any other voice."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,4 +16,11 @@ def voice_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLUGIN_BRIDGE_VOICES", str(folder))
         patch.setenv("XDG_DATA_HOME", str(folder / "nobody"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "nobody"))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_heard() -> None:
+    """Also in a job of the shell's background, where SIGINT is ignored: trainings are interrupted by it, as by a user."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -289,18 +289,20 @@ def train_voice(
     minutes: float | None,
     threads: int,
     device: torch.device,
+    tell: Callable[[str], None],
     progress: Progress,
 ) -> Path:
     """Train the song engine of the voice `name` on the recordings in `folder`; returns the pack, written into `work`.
 
-    `encoder` is a content encoder that the user has, in place of our own. The denoiser takes `steps`, by default the recipe's, and
-    all together `minutes` at most, besides packing the recordings. `work` keeps packed recordings and checkpoints: called again
-    with the same one, training goes on where it stopped. Raises ValueError, one sentence, where something does not do.
+    What is wrong with the recordings, `tell` hears first. `encoder` is a content encoder that the user has, in place of our own.
+    The denoiser takes `steps`, by default the recipe's, and all together `minutes` at most, besides packing the recordings. `work`
+    keeps packed recordings and checkpoints: called again with the same one, training goes on where it stopped. Raises ValueError,
+    one sentence, where something does not do, or the recordings are not those of the training in `work`.
     """
     torch.set_num_threads(threads)
     base, recipe = load_base(), Recipe(**read_table(RECIPE, "voice"))
     listener = Listener(base, encoder)
-    recordings = own_recordings(name, folder, work)
+    recordings = own_recordings(name, folder, work, tell)
     takes = packed(recordings, listener, work, progress)
     units = None if listener.card is None else Units.of(takes)
     conditioning = adaptable(base)

@@ -34,6 +34,7 @@ from torch.nn.functional import avg_pool2d
 from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
 from models.image_judge import ImageJudge
+from models.interruption import Interruption
 from models.lhq.bands import BandsOfMel
 from models.lhq.bank import STUDENTS
 from models.lhq.content import MEAN_FRAMES, Conditioner, load_content
@@ -284,73 +285,74 @@ def play(
     starting = game.start[0]
     assert isinstance(starting, Denoiser)
     saved, losses = time.monotonic(), []
-    while step < steps:
-        rng = np.random.default_rng([config.seed, step])
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        for group in (*optimiser.param_groups, *opponent.param_groups):
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
-        own = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=config.shifted)
-        others = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.others, shifted=0.0)
-        target = rng.integers(len(takes.voices), size=config.batch)
-        moved = in_voices(others, target, ranges, rng)
-        noise = torch.randn(2 * config.batch, config.frames, takes.mel.shape[1], generator=generator)
-        first, second = noise.to(device).split(config.batch)
+    with Interruption() as interruption:
+        while step < steps and not interruption.came:
+            rng = np.random.default_rng([config.seed, step])
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            for group in (*optimiser.param_groups, *opponent.param_groups):
+                group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            own = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=0.0, shifted=config.shifted)
+            others = takes.batch(rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.others, shifted=0.0)
+            target = rng.integers(len(takes.voices), size=config.batch)
+            moved = in_voices(others, target, ranges, rng)
+            noise = torch.randn(2 * config.batch, config.frames, takes.mel.shape[1], generator=generator)
+            first, second = noise.to(device).split(config.batch)
 
-        heard = hear(game.conditioner, own, game.content, generator)
-        task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
-        asked, asked_before, content = game.other_people(moved, generator)
-        rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
-        with torch.no_grad():
-            before = one_step(starting, asked_before, second)
-        made = torch.cat([rebuilt, converted])
-        sung = sounding(own, held).to(device)
-        all_sung = torch.cat([sung, sounding(moved, held).to(device)])
-        both = torch.from_numpy(np.concatenate([own.speaker, target])).to(device)
-        speaker = both[: config.batch]
+            heard = hear(game.conditioner, own, game.content, generator)
+            task, bandwidth = Task.of(heard, own), torch.from_numpy(own.bandwidth_hz)
+            asked, asked_before, content = game.other_people(moved, generator)
+            rebuilt, converted = one_step(game.student, task, first), one_step(game.student, asked, second)
+            with torch.no_grad():
+                before = one_step(starting, asked_before, second)
+            made = torch.cat([rebuilt, converted])
+            sung = sounding(own, held).to(device)
+            all_sung = torch.cat([sung, sounding(moved, held).to(device)])
+            both = torch.from_numpy(np.concatenate([own.speaker, target])).to(device)
+            speaker = both[: config.batch]
 
-        # Recordings count as often as what is made, though there are half as many.
-        lost = discriminator_loss(recorded=game.judges(task.x, sung, speaker), made=game.judges(made.detach(), all_sung, both))
-        opponent.zero_grad(set_to_none=True)
-        lost.backward()
-        opponent.step()
+            # Recordings count as often as what is made, though there are half as many.
+            lost = discriminator_loss(recorded=game.judges(task.x, sung, speaker), made=game.judges(made.detach(), all_sung, both))
+            opponent.zero_grad(set_to_none=True)
+            lost.backward()
+            opponent.step()
 
-        game.judges.requires_grad_(False)
-        verdicts = game.judges(made, all_sung, both)
-        with torch.no_grad():
-            real = game.judges(task.x, sung, speaker)
-        won, alike = makers_losses(verdicts, real)
-        near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
-        coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
-        lost_words, told = torch.zeros(()), torch.zeros(())
-        free = all_sung[config.batch :]
-        if game.words:
-            free = torch.from_numpy(audible(moved, SILENT)).to(device)  # consonants are for whoever hears the words
-            lost_words, told = game.words_lost(torch.from_numpy(others.mel).to(device), converted, content)
-        kept = changed(converted, before, free)
-        few = slice(0, config.batch // 4)
-        other = game.elsewhere(task.rows(few), rng, first[few])
-        game.judges.requires_grad_(True)
-        optimiser.zero_grad(set_to_none=True)
-        total = near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other
-        (total + config.words * lost_words + config.told * told + config.consistency * heard.agreement).backward()
-        nn.utils.clip_grad_norm_(learning, 1.0)
-        optimiser.step()
-        step += 1
-        with torch.no_grad():
-            for average, trained in zip(averages, game.learners(), strict=True):
-                # With the buffers: what whitens goes with the weights of the encoder that it whitens.
-                for slow, fast in zip(average.state_dict().values(), trained.state_dict().values(), strict=True):
-                    slow.lerp_(fast, 1 - config.average)
-        row = (near, won, alike, kept, lost_words, told, heard.agreement, other, lost / len(verdicts))
-        losses.append([loss.item() for loss in row])
-        if step % report_every == 0 or step == steps:
-            report(step, Losses(*np.mean(losses, 0).tolist()))
-            losses = []
-        if time.monotonic() - saved > save_seconds:
-            write()
-            saved = time.monotonic()
-    write()
+            game.judges.requires_grad_(False)
+            verdicts = game.judges(made, all_sung, both)
+            with torch.no_grad():
+                real = game.judges(task.x, sung, speaker)
+            won, alike = makers_losses(verdicts, real)
+            near = mel_loss(rebuilt, heard.mel, heard.loudness, bandwidth)
+            coarse = mel_loss(heard.coarse, heard.mel, heard.loudness, bandwidth)
+            lost_words, told = torch.zeros(()), torch.zeros(())
+            free = all_sung[config.batch :]
+            if game.words:
+                free = torch.from_numpy(audible(moved, SILENT)).to(device)  # consonants are for whoever hears the words
+                lost_words, told = game.words_lost(torch.from_numpy(others.mel).to(device), converted, content)
+            kept = changed(converted, before, free)
+            few = slice(0, config.batch // 4)
+            other = game.elsewhere(task.rows(few), rng, first[few])
+            game.judges.requires_grad_(True)
+            optimiser.zero_grad(set_to_none=True)
+            total = near + coarse + config.adversarial * won + config.features * alike + config.kept * kept + other
+            (total + config.words * lost_words + config.told * told + config.consistency * heard.agreement).backward()
+            nn.utils.clip_grad_norm_(learning, 1.0)
+            optimiser.step()
+            step += 1
+            with torch.no_grad():
+                for average, trained in zip(averages, game.learners(), strict=True):
+                    # With the buffers: what whitens goes with the weights of the encoder that it whitens.
+                    for slow, fast in zip(average.state_dict().values(), trained.state_dict().values(), strict=True):
+                        slow.lerp_(fast, 1 - config.average)
+            row = (near, won, alike, kept, lost_words, told, heard.agreement, other, lost / len(verdicts))
+            losses.append([loss.item() for loss in row])
+            if step % report_every == 0 or step == steps:
+                report(step, Losses(*np.mean(losses, 0).tolist()))
+                losses = []
+            if time.monotonic() - saved > save_seconds:
+                write()
+                saved = time.monotonic()
+        write()
 
 
 def main() -> None:

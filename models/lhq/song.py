@@ -37,6 +37,7 @@ CONDITION = 256 + DEFAULT.bins  # values in a frame of the condition: the condit
 DIFFUSION_STREAM = 1_000  # of `frame_noise`, plus the number of steps that are left
 MOST_STEPS = 64
 TRIAL_FRAMES = 40  # of silence, with which a graph must run before it is trusted
+LONGEST_FRAMES = 4_000  # more than a slice of a take has, with its context
 
 
 Equaliser = Annotated[list[Annotated[float, Field(ge=-24, le=24)]], Field(min_length=EQUALISER_BANDS, max_length=EQUALISER_BANDS)]

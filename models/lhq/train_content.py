@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dsp.mel import mel_centres
 from models.checkpoint import restoring
 from models.device import CPU, DEVICES, half_precision, pick_device
+from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
 from models.lhq.data import Batch, Takes, pack_features
 from models.lhq.features import FLOOR
@@ -225,38 +226,39 @@ def fit(
 
     recent: list[tuple[float, float]] = []
     saved = time.monotonic()
-    while step < steps and time.monotonic() - began < seconds:
-        done = max(step / steps, (time.monotonic() - began) / seconds)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * schedule(done, step)
-        rng = np.random.default_rng([config.seed, step])
-        batch = takes.batch(
-            rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.helpers, shifted=config.shifted
-        )
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        loss, agreement = losses(model, batch, config, generator)
-        optimiser.zero_grad(set_to_none=True)
-        (loss + config.consistency * agreement).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        # The average follows fast at first, or it would be the random start for a thousand steps.
-        keep = min(config.average, step / (step + 10))
-        with torch.no_grad():
-            for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-        recent.append((loss.item(), agreement.item()))
-        if step % report_every == 0 or step == steps:
+    with Interruption() as interruption:
+        while step < steps and time.monotonic() - began < seconds and not interruption.came:
+            done = max(step / steps, (time.monotonic() - began) / seconds)
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * schedule(done, step)
+            rng = np.random.default_rng([config.seed, step])
+            batch = takes.batch(
+                rng, config.batch, config.frames, MEAN_FRAMES, helpers=config.helpers, shifted=config.shifted
+            )
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            loss, agreement = losses(model, batch, config, generator)
+            optimiser.zero_grad(set_to_none=True)
+            (loss + config.consistency * agreement).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            # The average follows fast at first, or it would be the random start for a thousand steps.
+            keep = min(config.average, step / (step + 10))
             with torch.no_grad():
-                judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
-            loss_mean, agreement_mean = np.mean(recent, 0).tolist()
-            report(Progress(step, loss_mean, agreement_mean, judged, time.monotonic() - began))
-            recent = []
-        if time.monotonic() - saved > save_seconds:
-            write()
-            saved = time.monotonic()
-    write()
+                for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+                    slow.lerp_(fast, 1 - keep)
+            recent.append((loss.item(), agreement.item()))
+            if step % report_every == 0 or step == steps:
+                with torch.no_grad():
+                    judged = losses(average, held_out, config, torch.Generator(), plain=True)[0].item()
+                loss_mean, agreement_mean = np.mean(recent, 0).tolist()
+                report(Progress(step, loss_mean, agreement_mean, judged, time.monotonic() - began))
+                recent = []
+            if time.monotonic() - saved > save_seconds:
+                write()
+                saved = time.monotonic()
+        write()
     return average
 
 

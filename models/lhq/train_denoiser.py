@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
+from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
 from models.lhq.data import Batch, Takes
 from models.lhq.denoiser import Denoiser, DenoiserConfig
@@ -347,31 +348,34 @@ def fit(
     losses: list[float] = []
     saved = last = time.monotonic()
     taken = 0
-    while run.phase < len(run.phases):
-        phase = run.phases[run.phase]
-        if run.step == 0:
-            run.enter()
-            last = time.monotonic()
-        length = phase.share * steps if steps else float("inf")
-        while (done := max(run.step / length, run.spent_in_phase / (phase.share * seconds))) < 1 and taken != stop_after:
-            losses.append(run.advance(done))
-            taken += 1
-            now = time.monotonic()
-            run.spent, run.spent_in_phase, last = run.spent + now - last, run.spent_in_phase + now - last, now
-            if run.step % report_every == 0:
-                judged = run.held_out_loss(run.average, run.held_out_task())
-                report(Progress(phase.name, run.step, float(np.mean(losses)), judged, run.spent))
-                losses = []
-            if now - saved > save_seconds:
-                save(work / CHECKPOINT, run.state())
-                saved = now
-        if taken == stop_after:
-            break
-        if phase.result:
-            write_result(work / f"{phase.result}.pt", run)
-        run.phase, run.step, losses = run.phase + 1, 0, []
-    save(work / CHECKPOINT, run.state())
-    (work / TRACE).write_text(json.dumps(run.trace(), indent=1))
+    with Interruption() as interruption:
+        while run.phase < len(run.phases):
+            phase = run.phases[run.phase]
+            if run.step == 0:
+                run.enter()
+                last = time.monotonic()
+            length = phase.share * steps if steps else float("inf")
+            while (done := max(run.step / length, run.spent_in_phase / (phase.share * seconds))) < 1 and taken != stop_after:
+                losses.append(run.advance(done))
+                taken += 1
+                now = time.monotonic()
+                run.spent, run.spent_in_phase, last = run.spent + now - last, run.spent_in_phase + now - last, now
+                if run.step % report_every == 0:
+                    judged = run.held_out_loss(run.average, run.held_out_task())
+                    report(Progress(phase.name, run.step, float(np.mean(losses)), judged, run.spent))
+                    losses = []
+                if now - saved > save_seconds:
+                    save(work / CHECKPOINT, run.state())
+                    saved = now
+                if interruption.came:
+                    break
+            if taken == stop_after or interruption.came:
+                break
+            if phase.result:
+                write_result(work / f"{phase.result}.pt", run)
+            run.phase, run.step, losses = run.phase + 1, 0, []
+        save(work / CHECKPOINT, run.state())
+        (work / TRACE).write_text(json.dumps(run.trace(), indent=1))
 
 
 def write_result(path: Path, run: Run) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
+from models.interruption import Interruption
 from models.lhq.mel import log_mel, normalise
 from models.lhq.synthesis import HOP, SAMPLE_RATE, noise_frames, phase_of, pulse_frames
 from models.lhq.vocoder import Synthesis, Vocoder, VocoderConfig
@@ -184,41 +185,42 @@ def fit(
     held_out = draw(recordings, config, np.random.default_rng(config.seed), held_out=True).to(device)
     losses: list[list[float]] = []
     saved = time.monotonic()
-    while step < steps + adversarial_steps and time.monotonic() < stop_at:
-        batch = draw(recordings, config, np.random.default_rng([config.seed, step])).to(device)
-        against = step - steps
-        rate = config.learning_rate * schedule(step / max(1, steps), step)
-        if against >= 0:
-            rate = config.adversarial_rate * min(1.0, (against + 1) / 100, max(0.1, 2 * (1 - against / adversarial_steps)))
-        for group in (*optimiser.param_groups, *opponent.param_groups):
-            group["lr"] = rate
-        made, recorded = rendered(network, synthesis, batch, config)
-        loss = spectral_loss(made, recorded, batch.bandwidth_hz, SAMPLE_RATE)
-        figures = [loss.item(), 0.0, 0.0, 0.0]
-        if against >= 0:
-            added, figures[1:] = play(judges, opponent, made, recorded, batch.bandwidth_hz, config)
-            loss = loss + added
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        # The average follows fast at first, or it would be the random start for a thousand steps.
-        keep = min(config.average, step / (step + 10))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-        losses.append(figures)
-        if step % report_every == 0 or step == steps + adversarial_steps:
+    with Interruption() as interruption:
+        while step < steps + adversarial_steps and time.monotonic() < stop_at and not interruption.came:
+            batch = draw(recordings, config, np.random.default_rng([config.seed, step])).to(device)
+            against = step - steps
+            rate = config.learning_rate * schedule(step / max(1, steps), step)
+            if against >= 0:
+                rate = config.adversarial_rate * min(1.0, (against + 1) / 100, max(0.1, 2 * (1 - against / adversarial_steps)))
+            for group in (*optimiser.param_groups, *opponent.param_groups):
+                group["lr"] = rate
+            made, recorded = rendered(network, synthesis, batch, config)
+            loss = spectral_loss(made, recorded, batch.bandwidth_hz, SAMPLE_RATE)
+            figures = [loss.item(), 0.0, 0.0, 0.0]
+            if against >= 0:
+                added, figures[1:] = play(judges, opponent, made, recorded, batch.bandwidth_hz, config)
+                loss = loss + added
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            # The average follows fast at first, or it would be the random start for a thousand steps.
+            keep = min(config.average, step / (step + 10))
             with torch.no_grad():
-                judged = spectral_loss(*rendered(average, synthesis, held_out, config), held_out.bandwidth_hz, SAMPLE_RATE)
-            spectral, *others = np.mean(losses, 0).tolist()
-            report(Progress(step, spectral, judged.item(), *others))
-            losses = []
-        if time.monotonic() - saved > save_seconds:
-            write()
-            saved = time.monotonic()
-    write()
+                for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - keep)
+            losses.append(figures)
+            if step % report_every == 0 or step == steps + adversarial_steps:
+                with torch.no_grad():
+                    judged = spectral_loss(*rendered(average, synthesis, held_out, config), held_out.bandwidth_hz, SAMPLE_RATE)
+                spectral, *others = np.mean(losses, 0).tolist()
+                report(Progress(step, spectral, judged.item(), *others))
+                losses = []
+            if time.monotonic() - saved > save_seconds:
+                write()
+                saved = time.monotonic()
+        write()
     return average.eval().cpu()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs, read_teacher
 from models.llvc.start import pass_on
 from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
-from models.schema import NAME_PATTERN, first_problem
+from models.schema import check_name, first_problem
 
 # Of a voice that shapes its source's own sound.
 LIMITS = "It shapes the source's own sound: likeness is least where the source is far from the target, and no pitch is its own."
@@ -87,12 +86,6 @@ def train_voice(
         about["training_data"] = f"{clips} clips, converted by {teacher.name}, which learned from: {teacher.training_data}"[:10_000]
         cards.append(teacher.model_copy(update=about))
     write_voices(generator.cpu(), cards, name, options, out)
-
-
-def check_name(name: str) -> None:
-    """ValueError, one sentence, unless `name` can be a voice's."""
-    if not re.match(NAME_PATTERN, name):
-        raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
 
 
 def import_checkpoint(

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.checkpoint import CheckpointError, restoring
 from models.device import half_precision
+from models.interruption import Interruption
 from models.llvc.checkpoint import config_text, read_config
 from models.llvc.discriminators import Discriminators
 from models.llvc.disturb import disturb
@@ -287,34 +288,35 @@ def fit(
     losses: list[dict[str, float]] = []
     began, began_step, saved = time.monotonic(), step, time.monotonic()
     steps_an_epoch = max(1, len(training) // config.batch)
-    while step < steps and time.monotonic() < stop_at:
-        epoch, number = divmod(step, steps_an_epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(training))
-        chosen = [int(order[k % len(order)]) for k in range(number * config.batch, (number + 1) * config.batch)]
-        random = np.random.default_rng([config.seed, epoch, number])
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        clips = torch.from_numpy(training.batch(chosen, config.clip, random))
-        losses.append(trainer.step(clips, random, epoch, step < config.alone, training.voices(chosen)))
-        step += 1
-        if step % report_every == 0 or step == steps:
-            seconds = (time.monotonic() - began) / (step - began_step)
-            # Those of the discriminators begin in the middle of a report.
-            means = {name: float(np.mean([row[name] for row in losses if name in row])) for name in losses[-1]}
-            progress = TrainingProgress(
-                step,
-                steps,
-                means,
-                trainer.validate(held_out, held_out_voices),
-                min((steps - step) * seconds, stop_at - time.monotonic()),
-            )
-            report(progress)
-            if log:
-                write_log(log, progress, trainer, held_out[:, :3], held_out_voices[:3])
-            losses = []
-        if time.monotonic() - saved > SAVE_SECONDS:
-            write()
-            saved = time.monotonic()
-    write()
+    with Interruption() as interruption:
+        while step < steps and time.monotonic() < stop_at and not interruption.came:
+            epoch, number = divmod(step, steps_an_epoch)
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(training))
+            chosen = [int(order[k % len(order)]) for k in range(number * config.batch, (number + 1) * config.batch)]
+            random = np.random.default_rng([config.seed, epoch, number])
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            clips = torch.from_numpy(training.batch(chosen, config.clip, random))
+            losses.append(trainer.step(clips, random, epoch, step < config.alone, training.voices(chosen)))
+            step += 1
+            if step % report_every == 0 or step == steps:
+                seconds = (time.monotonic() - began) / (step - began_step)
+                # Those of the discriminators begin in the middle of a report.
+                means = {name: float(np.mean([row[name] for row in losses if name in row])) for name in losses[-1]}
+                progress = TrainingProgress(
+                    step,
+                    steps,
+                    means,
+                    trainer.validate(held_out, held_out_voices),
+                    min((steps - step) * seconds, stop_at - time.monotonic()),
+                )
+                report(progress)
+                if log:
+                    write_log(log, progress, trainer, held_out[:, :3], held_out_voices[:3])
+                losses = []
+            if time.monotonic() - saved > SAVE_SECONDS:
+                write()
+                saved = time.monotonic()
+        write()
     return cast("Generator", trainer.averaged.module).eval()
 
 

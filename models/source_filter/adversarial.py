@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from dsp.mel import hz_to_mel, mel_to_hz
 from models.checkpoint import restoring
 from models.image_judge import ImageJudge
+from models.interruption import Interruption
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter.data import Crop, Recordings, read_table
@@ -229,6 +230,16 @@ def into_range(
     return moved
 
 
+def below(audio: Tensor, bandwidth_hz: NDArray[np.float32]) -> Tensor:
+    """Audio [batch, samples] without what lies above each row's bandwidth [batch]."""
+    if (bandwidth_hz >= SAMPLE_RATE / 2).all():
+        return audio
+    hz = torch.fft.rfftfreq(audio.shape[1], 1 / SAMPLE_RATE)
+    inside = hz <= torch.from_numpy(bandwidth_hz)[:, None]
+    cut: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * inside, audio.shape[1])
+    return cut
+
+
 def makers_losses(made: list[Verdict], real: list[Verdict]) -> tuple[Tensor, Tensor]:
     """The generator's loss and that of feature matching, means over the judges.
 
@@ -285,68 +296,72 @@ def play(
     chunks = training.context_chunks + training.warm_chunks + config.chunks
     start = 2 * (training.context_chunks + training.warm_chunks) + SETTLING
     saved, losses = time.monotonic(), []
-    while step < steps and time.monotonic() < stop_at:
-        rng = np.random.default_rng([config.seed, step])
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        for group in (*optimiser.param_groups, *opponent.param_groups):
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
-        own = recordings.crop(rng, config.batch, chunks, config.helpers if game.words else 0.0)
-        others = recordings.crop(rng, config.batch, chunks, 0.8)
-        target = rng.integers(len(recordings.voices), size=config.batch)
-        moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
-        hears = game.words is not None
-        rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True, compared=game.learns)
-        # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
-        converted, _, _ = game.convert(moved, target, generator, disturbed=hears)
-        piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
-        recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
-        voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
-        speaker, both = torch.from_numpy(own.speaker[voiced]), torch.from_numpy(np.concatenate([own.speaker[voiced], target]))
-        made, judged = torch.cat([rebuilt[voiced], converted]), recorded[voiced]
+    with Interruption() as interruption:
+        while step < steps and time.monotonic() < stop_at and not interruption.came:
+            rng = np.random.default_rng([config.seed, step])
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            for group in (*optimiser.param_groups, *opponent.param_groups):
+                group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, max(0.1, 2 * (1 - step / steps)))
+            own = recordings.crop(rng, config.batch, chunks, config.helpers if game.words else 0.0)
+            others = recordings.crop(rng, config.batch, chunks, 0.8)
+            target = rng.integers(len(recordings.voices), size=config.batch)
+            moved = replace(others, f0=into_range(others.f0, others.voicing, ranges, target, rng))
+            hears = game.words is not None
+            rebuilt, content, agreement = game.convert(own, own.speaker, generator, disturbed=True, compared=game.learns)
+            # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
+            converted, _, _ = game.convert(moved, target, generator, disturbed=hears)
+            piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
+            recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
+            voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
+            speaker, both = torch.from_numpy(own.speaker[voiced]), torch.from_numpy(np.concatenate([own.speaker[voiced], target]))
+            # Nobody judges what the recordings say nothing about: conversions end where recordings of the batch do.
+            bandwidth = own.bandwidth_hz[voiced]
+            judged = below(recorded[voiced], bandwidth)
+            made = below(torch.cat([rebuilt[voiced], converted]), np.append(bandwidth, np.resize(bandwidth, config.batch)))
 
-        # Recordings count as often as what is made, though there are half as many.
-        lost = discriminator_loss(recorded=judges(judged, speaker), made=judges(made.detach(), both))
-        opponent.zero_grad(set_to_none=True)
-        lost.backward()
-        opponent.step()
+            # Recordings count as often as what is made, though there are half as many.
+            lost = discriminator_loss(recorded=judges(judged, speaker), made=judges(made.detach(), both))
+            opponent.zero_grad(set_to_none=True)
+            lost.backward()
+            opponent.step()
 
-        judges.requires_grad_(False)
-        verdicts = judges(made, both)
-        with torch.no_grad():
-            real = judges(judged, speaker)
-        won, alike = makers_losses(verdicts, real)
-        near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
-        total = near + config.adversarial * won + config.features * alike
-        told = torch.zeros(())
-        if game.learns:
-            heard = slice(training.context_chunks * CHUNK, None)
-            told = game.told(torch.from_numpy(own.audio[:, heard]), content)
-        if game.words:
-            kept = game.words[0](source, converted)
-            total = total + config.words * kept + config.told * told + config.consistency * agreement
-        else:
-            kept = game.kept(source, converted)
-            total = total + config.content * kept
-        judges.requires_grad_(True)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(learning, 1.0)
-        optimiser.step()
-        step += 1
-        with torch.no_grad():
-            # With the buffers: what whitens goes with the weights of the encoder that it whitens.
-            for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                slow.lerp_(fast, 1 - config.average)
-        row = (near, won, alike, kept, lost / len(verdicts), agreement, told)
-        losses.append([loss.item() for loss in row])
-        if step % report_every == 0 or step == steps:
-            report(step, Losses(*np.mean(losses, 0).tolist()))
-            losses = []
-        if time.monotonic() - saved > save_seconds:
-            write()
-            saved = time.monotonic()
-    write()
+            judges.requires_grad_(False)
+            verdicts = judges(made, both)
+            with torch.no_grad():
+                real = judges(judged, speaker)
+            won, alike = makers_losses(verdicts, real)
+            near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
+            total = near + config.adversarial * won + config.features * alike
+            told = torch.zeros(())
+            if game.learns:
+                heard = slice(training.context_chunks * CHUNK, None)
+                told = game.told(torch.from_numpy(own.audio[:, heard]), content)
+            if game.words:
+                kept = game.words[0](source, converted)
+                total = total + config.words * kept + config.told * told + config.consistency * agreement
+            else:
+                kept = game.kept(source, converted)
+                total = total + config.content * kept
+            judges.requires_grad_(True)
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            nn.utils.clip_grad_norm_(learning, 1.0)
+            optimiser.step()
+            step += 1
+            with torch.no_grad():
+                # With the buffers: what whitens goes with the weights of the encoder that it whitens.
+                for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                    slow.lerp_(fast, 1 - config.average)
+            row = (near, won, alike, kept, lost / len(verdicts), agreement, told)
+            losses.append([loss.item() for loss in row])
+            if step % report_every == 0 or step == steps:
+                report(step, Losses(*np.mean(losses, 0).tolist()))
+                losses = []
+            if time.monotonic() - saved > save_seconds:
+                write()
+                saved = time.monotonic()
+        write()
 
 
 def with_helpers(base: Trained, speakers: int) -> Trained:

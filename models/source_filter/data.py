@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0
 
 from dsp.f0 import fill_unvoiced
+from models.samples_present import samples_present
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
 if sys.version_info >= (3, 11):
@@ -85,14 +87,23 @@ def audio_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
 
 
-def load_mono(path: Path) -> NDArray[np.float32]:
-    """A recording as float32 [samples] at 48 kHz, channels averaged; ValueError, one sentence, if it is not readable."""
+def decode(path: Path) -> tuple[NDArray[np.float32], float]:
+    """A recording as it is, float32 [channels, samples], and its rate in Hz; ValueError, one sentence, if it is not readable."""
     try:
         with AudioFile(str(path)) as file:
-            audio = file.read(file.frames).mean(0, dtype=np.float32)
-            rate = float(file.samplerate)
+            return file.read(min(file.frames, samples_present(path))), float(file.samplerate)
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"expected a readable recording, but {path} is not one ({error})") from None
+
+
+def load_mono(path: Path) -> NDArray[np.float32]:
+    """A recording as float32 [samples] at 48 kHz, channels averaged; ValueError, one sentence, if it is not readable."""
+    return to_mono(*decode(path))
+
+
+def to_mono(sound: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+    """Float32 [channels, samples] at any rate as float32 [samples] at 48 kHz, channels averaged."""
+    audio = sound.mean(0, dtype=np.float32)
     if rate != SAMPLE_RATE:
         audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
     return np.nan_to_num(np.asarray(audio, dtype=np.float32))
@@ -119,6 +130,49 @@ def track_hops(audio: NDArray[np.float32], tracker: SwiftF0) -> tuple[NDArray[np
     return f0.astype(np.float32), voicing.astype(np.float32)
 
 
+class Packer:
+    """Packs pieces of recordings, one after the other, into the folder `out`; the index comes when the `with` block ends well.
+
+    Attributes
+    ----------
+    clips : list of Clip
+        What the index will hold.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.clips: list[Clip] = []
+        self._samples = 0
+
+    def __enter__(self) -> Packer:
+        self._audio, self._f0 = ((self._out / name).open("wb") for name in ("audio.i16", "f0.f32"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._audio.close()
+        self._f0.close()
+        if error is None:
+            partial = self._out / "index.json.partial"
+            partial.write_text(json.dumps([asdict(clip) for clip in self.clips], indent=0))
+            os.replace(partial, self._out / "index.json")
+
+    def add(
+        self,
+        audio: NDArray[np.float32],
+        track: NDArray[np.float32],
+        file: str,
+        speaker: str,
+        target: bool,
+        bandwidth_hz: float,
+        held_out: bool,
+    ) -> None:
+        """A piece: audio [samples], whole chunks at 48 kHz; its f0 in Hz and voicing [hops, 2]; the rest as `Clip` has it."""
+        (np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(self._audio)
+        track.astype("<f4").tofile(self._f0)
+        self.clips.append(Clip(file, speaker, target, self._samples, len(audio), bandwidth_hz, held_out))
+        self._samples += len(audio)
+
+
 def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Pack the corpora (folders below `root`) into the folder `out`; does nothing if `out` is complete.
 
@@ -132,28 +186,19 @@ def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, in
         if not any(job[0] is corpus for job in jobs):
             raise ValueError(f"expected recordings in {root / corpus.folder}, found no audio file there")
     tracker = SwiftF0(threads=1, spin=False)
-    clips: list[Clip] = []
     numbers = dict.fromkeys(corpora, 0)
-    start = 0
-    with (out / "audio.i16").open("wb") as audio_file, (out / "f0.f32").open("wb") as f0_file:
+    with Packer(out) as packer:
         for done, (corpus, path) in enumerate(jobs):
             for audio in pieces(load_mono(path)):
                 numbers[corpus] += 1
                 if len(audio) < SHORTEST:
                     continue
-                f0, voicing = track_hops(audio, tracker)
-                (np.clip(audio, -1, 1) * 32767).astype("<i2").tofile(audio_file)
-                np.stack([f0, voicing], 1).astype("<f4").tofile(f0_file)
                 speaker = corpus.voice or f"{corpus.folder}/{path.stem}"
                 held_out = numbers[corpus] % corpus.hold_out == 0
-                where = str(path.relative_to(root))
-                clips.append(Clip(where, speaker, bool(corpus.voice), start, len(audio), corpus.bandwidth_hz, held_out))
-                start += len(audio)
+                about = (str(path.relative_to(root)), speaker, bool(corpus.voice), corpus.bandwidth_hz, held_out)
+                packer.add(audio, np.stack(track_hops(audio, tracker), 1), *about)
             if report:
                 report(done + 1, len(jobs))
-    partial = out / "index.json.partial"
-    partial.write_text(json.dumps([asdict(clip) for clip in clips], indent=0))
-    os.replace(partial, out / "index.json")
 
 
 class Recordings:

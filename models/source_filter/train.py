@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.checkpoint import restoring
+from models.interruption import Interruption
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
@@ -223,36 +224,37 @@ def fit(
 
     losses: list[float] = []
     began, began_step, saved = time.monotonic(), step, time.monotonic()
-    while step < steps and time.monotonic() < stop_at:
-        crop = recordings.crop(np.random.default_rng([config.seed, step]), config.batch, chunks, config.helpers)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * schedule(step / steps, step)
-        spectral, agreement = trainer(crop, generator)
-        optimiser.zero_grad(set_to_none=True)
-        (spectral + config.consistency * agreement).backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        step += 1
-        # The average follows fast at first, or it would be the random start for a thousand steps.
-        keep = min(config.average, step / (step + 10))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), trainer.network.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-            for kept, now in zip(average.buffers(), trainer.network.buffers(), strict=True):
-                kept.copy_(now)
-        losses.append(spectral.item())
-        if step % report_every == 0 or step == steps:
-            rate = (time.monotonic() - began) / (step - began_step)
-            left = min((steps - step) * rate, stop_at - time.monotonic())
-            loss = held_out_loss(average, trainer.mean.prior, config, recordings)
-            report(TrainingProgress(step, steps, float(np.mean(losses)), loss, left))
-            losses = []
-        if time.monotonic() - saved > save_seconds:
-            write()
-            saved = time.monotonic()
-    write()
+    with Interruption() as interruption:
+        while step < steps and time.monotonic() < stop_at and not interruption.came:
+            crop = recordings.crop(np.random.default_rng([config.seed, step]), config.batch, chunks, config.helpers)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * schedule(step / steps, step)
+            spectral, agreement = trainer(crop, generator)
+            optimiser.zero_grad(set_to_none=True)
+            (spectral + config.consistency * agreement).backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            step += 1
+            # The average follows fast at first, or it would be the random start for a thousand steps.
+            keep = min(config.average, step / (step + 10))
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), trainer.network.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - keep)
+                for kept, now in zip(average.buffers(), trainer.network.buffers(), strict=True):
+                    kept.copy_(now)
+            losses.append(spectral.item())
+            if step % report_every == 0 or step == steps:
+                rate = (time.monotonic() - began) / (step - began_step)
+                left = min((steps - step) * rate, stop_at - time.monotonic())
+                loss = held_out_loss(average, trainer.mean.prior, config, recordings)
+                report(TrainingProgress(step, steps, float(np.mean(losses)), loss, left))
+                losses = []
+            if time.monotonic() - saved > save_seconds:
+                write()
+                saved = time.monotonic()
+        write()
     return Trained(average.eval(), trainer.mean.prior.clone(), recordings.voices)
 
 

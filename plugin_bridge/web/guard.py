@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import secrets
-import socket
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+from plugin_bridge.own_names import OwnNames
 
 # Nothing but what this server serves, in no frame of another page, and no address (which may hold the token) told to others.
 SECURITY_HEADERS = {
@@ -22,8 +21,6 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<v6>[0-9a-f:.]+)\])(?::[0-9]{1,5})?")
-
 # The page's own code is no secret, and asks for the rest with the token of its address.
 OPEN_PATHS = frozenset({"/app.js", "/style.css", "/icon.svg"})
 
@@ -32,7 +29,7 @@ class Guard:
     """Lets through what comes by an address of this machine, from a page of its own, with the token if there is one.
 
     A page of another site cannot steer: browsers say where a request comes from (`Origin`). Nor can it under a name that it
-    makes point here (DNS rebinding): only this machine's own names, and addresses in numbers, are answered to (`Host`).
+    makes point here: see `OwnNames`. And as nothing here takes a body, who sends one is not listened to.
 
     Parameters
     ----------
@@ -45,9 +42,7 @@ class Guard:
     def __init__(self, app: ASGIApp, token: str, loopback: bool) -> None:
         self._app = app
         self._token = token.encode()
-        self._loopback = loopback
-        name = socket.gethostname().lower()
-        self._names = {"localhost"} if loopback else {"localhost", name, f"{name}.local", socket.getfqdn().lower()}
+        self._own_names = OwnNames(loopback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope)
@@ -56,32 +51,24 @@ class Guard:
         elif scope["type"] == "websocket":
             await WebSocketClose()(scope, receive, send)  # before it is accepted: an answer of 403
         else:
-            await PlainTextResponse(problem, 403)(scope, receive, send)
+            # Closed: else whoever is refused could keep the connection by sending on, and nobody else would find a place.
+            await PlainTextResponse(problem, 403, headers={"Connection": "close"})(scope, receive, send)
 
     def _problem(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         host = headers.getlist("host")
-        if len(host) != 1 or not self._is_ours(host[0]):
+        if len(host) != 1 or not self._own_names.has(host[0]):
             return "This address is not one of this computer's.\n"
         origin = headers.getlist("origin")
         if origin and origin not in ([f"http://{host[0]}"], [f"https://{host[0]}"]):
             return "Only this server's own page may ask.\n"
+        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            return "Nothing here takes a body.\n"
         if self._token and scope["path"] not in OPEN_PATHS:
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
             if len(given) != 1 or not secrets.compare_digest(given[0].encode(), self._token):
                 return "The address must end in the token that plugin-bridge live printed.\n"
         return ""
-
-    def _is_ours(self, host: str) -> bool:
-        found = HOST.fullmatch(host.lower())
-        if found is None:
-            return False
-        name = found["name"] or found["v6"]
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return name in self._names
-        return address.is_loopback or not self._loopback
 
 
 def security_headers(host: str) -> dict[str, str]:

@@ -29,6 +29,14 @@ def test_a_click_shows_at_its_time():
     assert abs(shown.times_s[-1] - 1.0) < 0.02
 
 
+def test_a_shorter_window_shows_a_click_alone():
+    audio = np.zeros(48000)
+    audio[24000] = 1
+    shown = spectrogram(audio, 48000, BANDS, window_s=0.005, hop_s=0.0005)
+    seen_s = shown.times_s[shown.level_db.max(axis=0) > -60]
+    assert 0.4975 <= seen_s[0] < seen_s[-1] <= 0.5025
+
+
 def test_bands_above_half_the_rate_are_silent():
     shown = spectrogram(np.random.default_rng(0).standard_normal(16000), 16000, BANDS)
     assert (shown.level_db[BANDS > 8000] == -120).all()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,9 +61,15 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def train(folder: Path, work: Path, steps: int, encoder: Path | None = None, stop_after: int | None = None) -> list[SongTraining]:
+def train(
+    folder: Path,
+    work: Path,
+    steps: int,
+    encoder: Path | None = None,
+    stop_after: int | None = None,
+    tell: Callable[[str], None] = print,
+) -> list[SongTraining]:
     """Reports of a training into `work`, which is killed after so many steps."""
-    work.mkdir(exist_ok=True)
     seen: list[SongTraining] = []
 
     def report(now: SongTraining) -> None:
@@ -70,7 +77,8 @@ def train(folder: Path, work: Path, steps: int, encoder: Path | None = None, sto
         if now.stage != "packing" and now.step == stop_after:
             raise KeyboardInterrupt
 
-    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, threads=1, device=CPU, progress=report)
+    options: dict[str, Any] = {"threads": 1, "device": CPU, "tell": tell, "progress": report}
+    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, **options)
     return seen
 
 
@@ -196,5 +204,7 @@ def test_what_the_recordings_lack_is_told_before_the_work(tmp_path: Path) -> Non
     for number in range(3):
         with AudioFile(str(tmp_path / "in" / f"{number}.wav"), "w", 48_000, 1) as file:
             file.write(np.zeros(8 * 48_000, np.float32))
-    with pytest.raises(ValueError, match="no pitch anywhere"):
-        train(tmp_path / "in", tmp_path / "work", 2)
+    told: list[str] = []
+    with pytest.raises(ValueError, match="at least 20 s in three or more recordings of me, found 0 s"):
+        train(tmp_path / "in", tmp_path / "work", 2, tell=told.append)
+    assert told == [f"{number}.wav is left out: it holds no sound" for number in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_the_words_of_a_source_are_not_lost_in_itself_and_are_in_another(takes: 
 
 
 @pytest.mark.parametrize(("hearing", "learns"), [(False, True), (True, True), (True, False)])
-def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exactly(
+def test_the_encoder_learns_where_words_are_heard_and_an_interrupted_run_goes_on_exactly(
     takes: Takes, tmp_path: Path, request: pytest.FixtureRequest, hearing: bool, learns: bool
 ) -> None:
     words = request.getfixturevalue("words") if hearing else None
@@ -152,11 +153,11 @@ def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exact
     before = {name: value.clone() for name, value in whole.conditioner.state_dict().items()}
     play(takes, whole, tmp_path / "whole", "student.pt", 4, lambda step, losses: None)
 
-    def kill(step: int, losses: Losses) -> None:
-        raise KeyboardInterrupt
+    def interrupt(step: int, losses: Losses) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        play(takes, game(words, learns), tmp_path / "halves", "student.pt", 4, kill, report_every=3, save_seconds=0)
+        play(takes, game(words, learns), tmp_path / "halves", "student.pt", 4, interrupt, report_every=3)
     play(takes, game(words, learns), tmp_path / "halves", "student.pt", 4, lambda step, losses: None)
     assert finished(tmp_path / "whole", "lhq") == "sharp-student.pt" and finished(tmp_path / "whole", "mobile") == "mobile.pt"
     (one, its), (other, others) = (

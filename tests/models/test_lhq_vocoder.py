@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 
 import numpy as np
 import pytest
@@ -185,20 +186,21 @@ def test_crops_keep_pitch_and_time(recordings: Recordings) -> None:
 
 
 @pytest.mark.parametrize(("steps", "adversarial_steps"), [(4, 0), (1, 3)])
-def test_a_killed_run_goes_on_exactly(recordings: Recordings, tmp_path: Path, steps: int, adversarial_steps: int) -> None:
+def test_an_interrupted_run_goes_on_exactly(recordings: Recordings, tmp_path: Path, steps: int, adversarial_steps: int) -> None:
     def run(work: Path, stop_after: int | None) -> Vocoder:
         work.mkdir(exist_ok=True)
 
         def report(progress: Progress) -> None:
             if progress.step == stop_after:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
-        return fit(recordings, work, steps, adversarial_steps, report, config=BRIEF, sizes=SMALL, report_every=1, save_seconds=0)
+        return fit(recordings, work, steps, adversarial_steps, report, config=BRIEF, sizes=SMALL, report_every=1)
 
     whole = run(tmp_path / "whole", None)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", 3)
-    resumed = run(tmp_path / "killed", None)
+        run(tmp_path / "interrupted", 3)
+    assert torch.load(tmp_path / "interrupted" / "vocoder.pt", weights_only=True)["step"] == 3
+    resumed = run(tmp_path / "interrupted", None)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

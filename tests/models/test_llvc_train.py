@@ -1,5 +1,6 @@
 """The training loop of LLVC: it learns, it is repeatable, and a run resumed is the run that was not interrupted."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, folder):
     assert equal(whole, train(tmp_path / "again", folder, 5))
     assert not equal(whole, train(tmp_path / "other", folder, 5, replace(RECIPE, seed=1)))
     train(tmp_path / "parts", folder, 2)
+    assert equal(whole, train(tmp_path / "parts", folder, 5))
+
+
+def test_an_interrupted_run_has_lost_no_step(tmp_path, folder):
+    whole = train(tmp_path / "whole", folder, 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", folder, 5, report=lambda now: signal.raise_signal(signal.SIGINT), report_every=3)
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert equal(whole, train(tmp_path / "parts", folder, 5))
 
 

@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("swift_f0")
 
+import re  # noqa: E402
+import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -16,8 +18,9 @@ from pedalboard.io import AudioFile  # noqa: E402
 from dsp.equaliser import centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
+from models.interruption import Interruption  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
-from models.source_filter import features, synthesis  # noqa: E402
+from models.source_filter import adapt, features, synthesis  # noqa: E402
 from models.source_filter.adapt import train_voice  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.disturb import disturb  # noqa: E402
@@ -26,6 +29,7 @@ from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, her
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
 from models.source_filter.tracker import load_tracker  # noqa: E402
 from models.source_filter.train import TrainingConfig, TrainingProgress, fit  # noqa: E402
+from models.source_filter.weights import Trained, load_checkpoint  # noqa: E402
 from models.stream import StreamModel  # noqa: E402
 
 torch.set_num_threads(1)
@@ -41,6 +45,14 @@ def recordings_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         song = sing([Note(50 + seed, 2.0, "a", "s"), Note(57, 2.5, "i", "m")], 48_000, seed=seed)
         with AudioFile(str(folder / f"take {seed}.wav"), "w", 48_000, 1) as file:
             file.write(song.audio)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(recordings_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, packed."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], folder)
     return folder
 
 
@@ -215,9 +227,8 @@ def test_an_equaliser_is_heard_in_its_own_voice_alone() -> None:
             assert 10 * np.log10(after[inside].sum() / before[inside].sum()) == pytest.approx(change, abs=0.7)
 
 
-def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Path) -> None:
-    pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], tmp_path / "packed")
-    recordings = Recordings(tmp_path / "packed")
+def test_a_killed_training_goes_on_exactly(packed: Path, tmp_path: Path) -> None:
+    recordings = Recordings(packed)
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()
     reports: list[int] = []
@@ -234,11 +245,59 @@ def test_a_killed_training_goes_on_exactly(recordings_folder: Path, tmp_path: Pa
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
+def test_a_terminated_training_has_lost_no_step(packed: Path, tmp_path: Path) -> None:
+    """The signal comes in the middle of the second step, long before a checkpoint would be due."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    whole = fit(Recordings(packed), TINY, tmp_path / "whole", 3, lambda now: None)
+
+    class Terminated(Recordings):
+        drawn = 0
+
+        def crop(self, *arguments: Any, **options: Any) -> Any:
+            self.drawn += 1
+            if self.drawn == 3:  # the first is for the mean spectrum
+                signal.raise_signal(signal.SIGTERM)
+            return super().crop(*arguments, **options)
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            fit(Terminated(packed), TINY, tmp_path / "halves", 3, lambda now: None)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert torch.load(tmp_path / "halves" / "checkpoint.pt", weights_only=True)["step"] == 2
+    resumed = fit(Recordings(packed), TINY, tmp_path / "halves", 3, lambda now: None)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.came
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one waited, too")
+
+
 def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
     steps: list[int] = []
+    told: list[str] = []
     path = train_voice(
-        "myself", recordings_folder, tmp_path, steps=4, minutes=None, threads=1, progress=lambda now: steps.append(now.step)
+        "myself",
+        recordings_folder,
+        tmp_path,
+        steps=4,
+        minutes=None,
+        threads=1,
+        tell=told.append,
+        progress=lambda now: steps.append(now.step),
     )
+    assert not told
     opened = VoicePack.open(path)
     low, high = opened.manifest.voices[0].f0_range_hz
     # The songs lie between D3 (146.8 Hz) and A3 (220 Hz).
@@ -251,23 +310,38 @@ def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
     assert changed and all(name.startswith(("decoder", "voices")) for name in changed)
 
 
-def test_training_says_what_is_wrong_with_the_recordings(recordings_folder: Path, tmp_path: Path) -> None:
-    def train(name: str, folder: Path) -> None:
-        train_voice(name, folder, tmp_path / "work", steps=1, minutes=None, threads=1, progress=lambda now: None)
+@pytest.fixture
+def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches of short crops, in both stages of adapting."""
+    text = adapt.RECIPE.read_text()
+    for name, value in (("batch", 2), ("context_chunks", 8), ("warm_chunks", 2), ("chunks", 16)):
+        text, count = re.subn(rf"(?m)^{name} = \d+", f"{name} = {value}", text)
+        assert count
+    (tmp_path / "adapt.toml").write_text(text)
+    monkeypatch.setattr(adapt, "RECIPE", tmp_path / "adapt.toml")
 
-    with pytest.raises(ValueError, match="lower-case letters"):
-        train("My Voice", recordings_folder)
-    with pytest.raises(ValueError, match="no audio file"):
-        train("one", tmp_path)
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "noise.wav").write_bytes(b"RIFF and nothing more")
-    with pytest.raises(ValueError, match="readable recording"):
-        train("one", tmp_path / "bad")
-    (tmp_path / "short").mkdir()
-    with AudioFile(str(tmp_path / "short" / "a.wav"), "w", 48_000, 1) as file:
-        file.write(np.zeros(48_000 * 2, np.float32))
-    with pytest.raises(ValueError, match="at least 20 s"):
-        train("one", tmp_path / "short")
+
+def test_steps_that_too_few_minutes_left_undone_are_made_up_for(packed: Path, tmp_path: Path, brief: None) -> None:
+    """Seven steps and three against discriminators: in no time neither begins, then there is time for both."""
+    recordings = Recordings(packed)
+
+    def train(stop_at: float) -> list[int]:
+        seen: list[int] = []
+        adapt.adapt("one", recordings, tmp_path, 10, stop_at, lambda now: seen.append(now.step))
+        return seen
+
+    assert train(0.0) == []
+    early = load_checkpoint(tmp_path / "adversarial.pt")
+    assert train(float("inf")) == [7, 10]
+    plain, sharp = (load_checkpoint(tmp_path / name) for name in ("checkpoint.pt", "adversarial.pt"))
+
+    def distance(one: Trained, other: Trained) -> float:
+        pairs = zip(one.network.parameters(), other.network.parameters(), strict=True)
+        return sum((a - b).square().sum().item() for a, b in pairs)
+
+    # Against discriminators it went on from what the steps before them came to, not from what there was when the time was over.
+    assert 0 < distance(sharp, plain) < 0.1 * distance(sharp, early)
+    assert train(float("inf")) == []
 
 
 def test_knots_follow_a_straight_glide_and_a_steady_tone() -> None:

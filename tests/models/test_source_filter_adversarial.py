@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from models.source_filter.adversarial import (  # noqa: E402
     Game,
     Judges,
     Losses,
+    below,
     into_range,
     play,
     with_helpers,
@@ -132,7 +135,7 @@ def test_helping_speakers_are_added_to_the_base_and_its_voices_stay() -> None:
 
 
 @pytest.mark.parametrize(("hearing", "learns"), [(False, True), (True, True), (True, False)])
-def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exactly(
+def test_the_encoder_learns_where_words_are_heard_and_an_interrupted_run_goes_on_exactly(
     recordings: Recordings, tmp_path: Path, request: pytest.FixtureRequest, hearing: bool, learns: bool
 ) -> None:
     words = request.getfixturevalue("words") if hearing else None
@@ -142,11 +145,11 @@ def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exact
     before = {name: value.clone() for name, value in whole.trainer.network.state_dict().items()}
     play(recordings, whole, tmp_path / "whole", 4, lambda step, losses: None)
 
-    def kill(step: int, losses: Losses) -> None:
-        raise KeyboardInterrupt
+    def interrupt(step: int, losses: Losses) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        play(recordings, game(words, learns), tmp_path / "halves", 4, kill, report_every=3, save_seconds=0)
+        play(recordings, game(words, learns), tmp_path / "halves", 4, interrupt, report_every=3)
     play(recordings, game(words, learns), tmp_path / "halves", 4, lambda step, losses: None)
     states = [torch.load(tmp_path / name / "adversarial.pt", weights_only=True) for name in ("whole", "halves")]
     for name, value in states[0]["network"].items():
@@ -154,6 +157,21 @@ def test_the_encoder_learns_where_words_are_heard_and_a_killed_run_goes_on_exact
         assert torch.equal(value, before[name]) == (not (hearing and learns) and name.startswith("encoder")), name
     for name, value in states[0]["judges"].items():
         assert torch.equal(value, states[1]["judges"][name]), name
+
+
+def test_nobody_judges_what_lies_above_a_recordings_bandwidth() -> None:
+    """Whatever is made there; and where all reach the top, nothing is touched."""
+    torch.manual_seed(0)
+    judges, speaker = Judges(1), torch.zeros(2, dtype=torch.int64)
+    seconds = torch.arange(12_000, dtype=torch.float64) / 48_000
+    low, high = (0.3 * torch.sin(2 * np.pi * hz * seconds).float() for hz in (440.0, 12_000.0))
+    audio = torch.stack([low, low + high])
+    cut = below(audio, np.full(2, 7_500, np.float32))
+    with torch.no_grad():
+        apart = [[(v.scores[0] - v.scores[1]).abs().max().item() for v in judges(x, speaker)] for x in (audio, cut)]
+    assert all(after < 0.05 * before for before, after in zip(*apart, strict=True))
+    torch.testing.assert_close(cut[0], low, atol=1e-3, rtol=0)
+    assert below(audio, np.full(2, 24_000, np.float32)) is audio
 
 
 def test_a_blend_decodes_what_the_second_encoder_tells_and_refuses_other_voices() -> None:

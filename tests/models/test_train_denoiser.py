@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,27 @@ def test_a_run_killed_and_resumed_is_the_run_that_was_not(
         ):
             assert torch.equal(ours, theirs)
     assert (tmp_path / "evolution.json").read_text() == (trained[0] / "evolution.json").read_text()
+
+
+def test_an_interrupted_run_goes_on_exactly(packed: Path, tmp_path: Path) -> None:
+    def interrupt(now: Progress) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    states = []
+    for name in ("interrupted", "whole"):
+        (tmp_path / name).mkdir()
+        run = started(packed)
+        if name == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                fit(run, tmp_path / name, interrupt, steps=30, report_every=4)
+            run = new_run(packed)
+            run.resume(torch.load(tmp_path / name / "denoiser.pt", weights_only=True), Conditioner(CONTENT))
+            assert (run.phase, run.step) == (0, 4)
+        fit(run, tmp_path / name, lambda now: None, steps=30, stop_after=6 - run.step)
+        states.append(torch.load(tmp_path / name / "denoiser.pt", weights_only=True))
+    assert states[0]["step"] == states[1]["step"] == 6
+    for name, value in states[0]["average"].items():
+        assert torch.equal(value, states[1]["average"][name]), name
 
 
 def test_the_results_have_the_latencies_asked_for_and_the_trace_says_why(trained: tuple[Path, list[Progress]]) -> None:

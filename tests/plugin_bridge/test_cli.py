@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -15,7 +16,7 @@ from pedalboard.io import AudioFile
 from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
-from models.pack import PackManifest, write_pack
+from models.pack import PackManifest, VoicePack, write_pack
 from plugin_bridge.cli import app
 
 
@@ -167,6 +168,27 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     assert result.exit_code == 2 and "Permission denied" in one_sentence(result)
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_or_reached_is_told_and_the_rest_is_done(tmp_path):
+    good, secret = write_audio(tmp_path / "in" / "a.wav"), write_audio(tmp_path / "in" / "b.wav")
+    closed = tmp_path / "in" / "closed"
+    write_audio(closed / "c.wav")
+    for path in (secret, closed):
+        path.chmod(0)
+    try:
+        result = run("convert", tmp_path / "in", tmp_path / "out", "--voice", "delay512")
+        assert result.exit_code == 2 and os.listdir(tmp_path / "out") == ["a.wav"]
+        first, second = result.stderr.strip().splitlines()
+        assert first.endswith(f"the folder {closed} cannot be read: Permission denied")
+        assert second.endswith(f"{secret} cannot be read: Permission denied")
+        result = run("convert", closed / "c.wav", tmp_path / "out", "--voice", "delay512")
+        assert one_sentence(result).endswith("c.wav cannot be read: Permission denied")
+        result = run("convert", good, closed / "b.wav", "--voice", "delay512")
+        assert one_sentence(result).endswith("b.wav cannot be written: Permission denied")
+    finally:
+        closed.chmod(0o700)
+
+
 def test_a_broken_pack_is_told(tmp_path):
     source = write_audio(tmp_path / "a.wav")
     (tmp_path / "x.voice").write_bytes(b"PK no zip")
@@ -279,6 +301,19 @@ def test_a_report_that_cannot_be_written_is_told(tmp_path):
     assert (tmp_path / "b.wav").exists()
 
 
+def test_reports_and_gestures_keep_out_of_each_others_files(tmp_path):
+    source, page = write_audio(tmp_path / "a.wav"), tmp_path / "p.html"
+    page.write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "b.wav", "--voice", "delay512", "--report", page, "--automation", page)
+    assert result.exit_code == 2 and one_sentence(result)
+    result = run("convert", source, tmp_path / "no" / ".." / "a.wav", "--voice", "delay512", "--report", page)
+    assert result.exit_code == 2 and "a.wav is both input and output" in one_sentence(result)
+    (tmp_path / "g.csv").write_text("0,/vc/pitch,2")
+    result = run("convert", source, tmp_path / "g.csv", "--voice", "delay512", "--automation", tmp_path / "g.csv")
+    assert result.exit_code == 2 and one_sentence(result)
+    assert page.read_text() == (tmp_path / "g.csv").read_text() == "0,/vc/pitch,2"
+
+
 def test_file_names_may_be_anything(tmp_path):
     """Markup of the terminal, umlauts, and bytes that are no text."""
     names = ["[bold]x[red].wav", "Überstück – 歌.wav"]
@@ -360,9 +395,32 @@ def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_pa
     work.mkdir()
     nothing = run("train", "me", tmp_path, "--work", work, "--resume")
     assert nothing.exit_code == 2 and "holds no training to go on with" in one_sentence(nothing)
+    empty = run("train", "me", tmp_path, "--work", tmp_path / "new")
+    assert empty.exit_code == 2 and "found no audio file" in one_sentence(empty) and not (tmp_path / "new").exists()
     (work / "checkpoint").touch()
     begun = run("train", "me", tmp_path, "--work", work)
     assert begun.exit_code == 2 and "--resume" in one_sentence(begun)
+
+
+@pytest.mark.parametrize("command", ["train", "train-song", "train-llvc", "import-llvc"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("../../../escaped/evil", "expected a name of up to 32 lower-case letters, digits, - and _, got '../../../escaped/evil'"),
+        ("pjs", "expected a name that no bundled voice has, got 'pjs'; bundled are pjs, kerstin, alys, "),
+    ],
+)
+def test_a_name_that_does_not_do_is_told_before_anything_is_made(tmp_path, monkeypatch, command, name, sentence):
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "a" / "b" / "c" / variable))
+    (tmp_path / "in").mkdir()
+    arguments = {
+        "train-llvc": [name, tmp_path / "in", tmp_path / "work"],
+        "import-llvc": [tmp_path / "G.pth", tmp_path / "config.json", name],
+    }
+    result = run(command, *arguments.get(command, [name, tmp_path / "in"]))
+    assert result.exit_code == 2 and one_sentence(result).startswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_help_is_there_for_every_command():
@@ -402,12 +460,59 @@ def training_options(folder):
 
 def test_a_trained_voice_sings(trained, tmp_path, monkeypatch):
     assert re.search(r"step 2 of 2: loss \d+\.\d+, held out \d+\.\d+, .* left", trained.stderr)
-    assert trained.stdout.strip() == str(tmp_path / "voices" / "me.voice")
+    figures, place = trained.stdout.strip().splitlines()
+    heads = r"Recordings that were not trained on, 8\.0 s of them, converted: pitch \d+\.\d cents off, \d+\.\d % octave errors, "
+    assert re.match(heads, figures)
+    assert place == str(tmp_path / "voices" / "me.voice")
+    quality = VoicePack.open(place).manifest.voices[0].quality
+    assert quality["held_out_pitch_error_cents"] < 50 and quality["held_out_voicing_agreement"] > 0.8
+    assert 0 < quality["held_out_spectral_distance_db"] < 20 and quality["held_out_loss"] > 0
     monkeypatch.setenv("PLUGIN_BRIDGE_VOICES", str(tmp_path / "voices"))
     assert "me " in run("voices").stdout
     converted = run("convert", tmp_path / "0.wav", tmp_path / "out.wav", "--voice", "me")
     assert converted.exit_code == 0, converted.stderr
     assert 0.001 < np.abs(read_audio(tmp_path / "out.wav")).max() < 4
+
+
+def test_recordings_that_do_not_do_are_told_one_by_one_and_may_be_replaced(tmp_path):
+    """In their order, each in a line, before what ends the command; and what was refused has not been begun."""
+    pytest.importorskip("torch")
+    for name, audio in (("0.wav", np.zeros(48_000, np.float32)), ("1.wav", np.zeros(4_800, np.float32))):
+        with AudioFile(str(tmp_path / name), "w", 48_000, 1) as file:
+            file.write(audio)
+    (tmp_path / "2.wav").write_bytes(b"no audio")
+    for command in ("train", "train-song"):
+        for _ in range(2):
+            result = run(command, "me", tmp_path, "--work", tmp_path / "work")
+            assert result.exit_code == 2
+            assert result.stderr.splitlines() == [
+                "plugin-bridge: 0.wav is left out: it holds no sound",
+                "plugin-bridge: 1.wav is left out: it lasts 0.1 s, which is less than a word",
+                "plugin-bridge: 2.wav is left out: it cannot be read as audio",
+                "plugin-bridge: expected at least 20 s in three or more recordings of me, found 0 s in 0",
+            ]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    """A real one, once there is something to go on with."""
+    pytest.importorskip("torch")
+    for number in range(3):
+        with AudioFile(str(tmp_path / f"{number}.wav"), "w", 48_000, 1) as file:
+            file.write(sing([Note(52 + number, 3.5, "a", "s"), Note(57, 3.5, "i", "m")], seed=number).audio)
+    ready = tmp_path / "work" / "packed"
+
+    def interrupt():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt, daemon=True)
+    waiting.start()
+    result = run("train", "me", tmp_path, *training_options(tmp_path))
+    waiting.join()
+    assert result.exit_code == 130
+    assert one_sentence(result) == "interrupted: the same command with --resume goes on"
+    assert not (tmp_path / "voices").exists()
 
 
 @pytest.mark.slow

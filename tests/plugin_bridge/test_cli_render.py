@@ -79,6 +79,40 @@ def test_what_is_done_is_left_out_when_it_goes_on(tmp_path, voice, sung):
     assert (tmp_path / "out" / "a.wav").stat().st_mtime_ns == before and (tmp_path / "out" / "b.wav").exists()
 
 
+def test_what_was_done_before_is_told_of_with_the_rest(tmp_path, voice, sung):
+    source, out, figures = write_audio(tmp_path / "a.wav", sung), tmp_path / "o.wav", tmp_path / "j.json"
+    assert run(source, out, "--voice", voice, "--json", figures).exit_code == 0
+    told = figures.read_text()
+    figures.unlink()
+    result = run(source, out, "--voice", voice, "--resume", "--json", figures)
+    assert result.exit_code == 0 and "1 of 1 recordings were done before" in result.stderr and "o.wav" in result.stdout
+    assert figures.read_text() == told
+    result = run(source, out, "--voice", voice, "--resume", "--f0-out", tmp_path / "f0.csv")
+    assert result.exit_code == 0 and (tmp_path / "f0.csv").exists()
+
+
+def test_what_was_done_otherwise_is_rendered_again(tmp_path, voice, sung):
+    source, out, table = write_audio(tmp_path / "a.wav", sung), tmp_path / "out.wav", tmp_path / "f0.csv"
+
+    def rendered(*options):
+        result = run(source, out, "--resume", "--method", "dio", *options)
+        assert result.exit_code == 0, result.stderr
+        return "done before" not in result.stderr
+
+    assert rendered("--voice", voice, "--f0-out", table)
+    assert not rendered("--voice", voice)
+    assert rendered("--voice", voice, "--pitch", 1)
+    assert rendered("--voice", write_song_pack(tmp_path / "other.voice", {"even": -3.0}))
+    assert rendered("--voice", voice, "--f0", table)
+    assert not rendered("--voice", voice, "--f0", table)
+    table.write_text(table.read_text() + "\n")
+    assert rendered("--voice", voice, "--f0", table)
+    out.write_bytes(out.read_bytes()[:1000])
+    assert rendered("--voice", voice, "--f0", table)
+    write_audio(source, 0.5 * sung)
+    assert rendered("--voice", voice, "--f0", table)
+
+
 def test_the_rest_is_done_when_one_has_no_voice(tmp_path, voice, sung):
     silent, good = write_audio(tmp_path / "a.wav", 0 * sung), write_audio(tmp_path / "b.wav", sung)
     result = run(silent, good, tmp_path / "out", "--voice", voice)
@@ -90,25 +124,45 @@ def test_pitch_goes_out_edited_and_in_again(tmp_path, voice, sung):
     source = write_audio(tmp_path / "a.wav", sung)
     assert run(source, tmp_path / "out.wav", "--voice", voice, "--f0-out", tmp_path / "f0.csv").exit_code == 0
     first = (tmp_path / "out.wav").read_bytes()
-    # A table has three decimals: the sound is nearly the same, not the same bytes.
-    assert run(source, tmp_path / "out.wav", "--voice", voice, "--f0", tmp_path / "f0.csv").exit_code == 0
-    assert len((tmp_path / "out.wav").read_bytes()) == len(first)
+    again = ("--f0", tmp_path / "f0.csv", "--f0-out", tmp_path / "again.csv")
+    assert run(source, tmp_path / "out.wav", "--voice", voice, *again).exit_code == 0
+    assert (tmp_path / "out.wav").read_bytes() == first
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "f0.csv").read_bytes()
     (tmp_path / "f0.csv").write_text("time_s,hz,voiced\n0.00,220,1\n0.01,220,1\n")
     assert "ends at 0.01 s" in one_sentence(run(source, tmp_path / "out.wav", "--voice", voice, "--f0", tmp_path / "f0.csv"))
+    (tmp_path / "f0.csv").write_text("time_s,hz,voiced\n0.00,,0\n1.60,,0\n")
+    said = one_sentence(run(source, tmp_path / "out.wav", "--voice", voice, "--f0", tmp_path / "f0.csv"))
+    assert "f0.csv has no voiced row" in said
     assert (tmp_path / "out.wav").exists()
 
 
-def test_nothing_is_written_over_what_is_read(tmp_path, voice, sung):
+def test_nothing_is_written_over_what_is_read_or_written(tmp_path, voice, sung):
     source, other = write_audio(tmp_path / "a.wav", sung), write_audio(tmp_path / "i.wav", 0.1 * sung)
-    kept = source.read_bytes(), other.read_bytes()
-    for out, options in (
-        (tmp_path / "out.wav", ["--f0-out", source]),
-        (tmp_path / "out.wav", ["--f0-out", other, "--instrumental", other]),
-        (other, ["--instrumental", other]),
+    table, page, encoder = tmp_path / "f0.csv", tmp_path / "p.html", tmp_path / "encoder" / "config.json"
+    encoder.parent.mkdir()
+    for path in (table, page, encoder):
+        path.write_text("a user's")
+    kept = {path: path.read_bytes() for path in (source, other, table, page, encoder)}
+    out = tmp_path / "out.wav"
+    for target, options, said in (
+        (out, ["--f0-out", source], "a.wav is both"),
+        (out, ["--f0-out", other, "--instrumental", other], "i.wav is both"),
+        (other, ["--instrumental", other], "i.wav is both"),
+        (out, ["--json", source], "a.wav is both"),
+        (out, ["--json", tmp_path / "not" / ".." / "a.wav"], "a.wav is both"),
+        (out, ["--f0", table, "--f0-out", table], "f0.csv is both"),
+        (out, ["--f0", page, "--report", page], "p.html is both"),
+        (other, ["--f0", other], "i.wav is both"),
+        (out, ["--separate", page, "--report", page], "p.html is both"),
+        (out, ["--encoder", encoder.parent, "--json", encoder], "config.json is both"),
+        (out, ["--json", voice], "song.voice is both"),
+        (out, ["--json", out], "out.wav would be written twice"),
+        (out, ["--f0-out", out], "out.wav would be written twice"),
+        (out, ["--json", tmp_path / "new.html", "--report", tmp_path / "new.html"], "new.html would be written twice"),
     ):
-        assert "is both input and output" in one_sentence(run(source, out, "--voice", voice, *options))
-    assert (source.read_bytes(), other.read_bytes()) == kept
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "i.wav"]
+        assert said in one_sentence(run(source, target, "--voice", voice, *options))
+    assert {path: path.read_bytes() for path in kept} == kept and not out.exists()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_table_goes_where_it_is_sent_or_says_why_not(tmp_path, voice, sung):
@@ -144,8 +198,8 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
     source = write_audio(tmp_path / "a.wav", sung)
     options = ("--voice", voice, "--method", "dio")
-    separation = ("--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--json", tmp_path / "t.json")
-    result = run(source, tmp_path / "mix.wav", *options, *separation)
+    separation = ("--separate", tmp_path / "m.onnx", "--separate-fft", 4096, "--separate-stem", "vocals")
+    result = run(source, tmp_path / "mix.wav", *options, *separation, "--json", tmp_path / "t.json")
     assert result.exit_code == 0, result.stderr
     assert run(source, tmp_path / "stem.wav", *options).exit_code == 0
     mix, stem = read_audio(tmp_path / "mix.wav")[0], read_audio(tmp_path / "stem.wav")[0]
@@ -172,6 +226,8 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
         (["--f0", "missing.csv"], "missing.csv"),
         (["--instrumental", "missing.wav"], "there is no file missing.wav"),
         (["--report", "page.pdf"], "must end in .html"),
+        (["--separate-fft", "6144"], "about the model of --separate, which was not given"),
+        (["--separate-stem", "vocals"], "about the model of --separate, which was not given"),
     ],
 )
 def test_what_makes_no_sense_is_told_once(tmp_path, voice, sung, options, said):

@@ -58,7 +58,7 @@ def test_a_mixture_of_voices_reaches_the_file(tmp_path):
     assert np.abs(read_audio(tmp_path / "b.wav")[0] - 0.75 * read_audio(source)[0]).max() < 2e-6
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 88200, 96000, 192000])
+@pytest.mark.parametrize("rate", [4000, 8000, 16000, 22050, 44100, 88200, 96000, 192000, 200_000, 384_000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_rate_channels_and_length_stay(tmp_path, rate, channels):
     t = np.arange(rate) / rate

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
 from plugin_bridge.cli import app
+from plugin_bridge.convert import Settings
+from plugin_bridge.evaluate import FAITHFULNESS, Judge, evaluate
 
 RATE = 16_000
 PHRASE = [Note(52, 0.5, "a", "s"), Note(57, 0.7, "i", "t"), Note(55, 0.6, "o", "m"), Note(52, 0.9, ""), Note(50, 0.7, "e", "k")]
@@ -55,8 +58,6 @@ def quality_model(path):
 def judge(tmp_path_factory):
     for module in ("resemblyzer", "swift_f0", "soxr"):
         pytest.importorskip(module)
-    from plugin_bridge.evaluate import Judge
-
     return Judge(quality_model(tmp_path_factory.mktemp("judge") / "quality.onnx"))
 
 
@@ -114,13 +115,33 @@ def test_quality_is_that_of_the_loudest_nine_seconds(judge):
     assert judge.quality(short) == pytest.approx(-0.06766283 * 4 + 1.11546468 * 2 + 0.04602535, rel=1e-4)
 
 
-def test_what_has_no_voice_has_no_figures_of_one(judge):
-    silence = np.zeros(RATE, np.float32)
-    figures = judge.compare(silence, silence, judge.speaker(song()), 0.0)
-    for name in ("cosine_target", "cosine_source", "pitch_error_cents", "pitch_correlation", "lag_ms", "pauses_db"):
-        assert math.isnan(getattr(figures, name)), name
-    click = silence[:1]
-    assert math.isnan(judge.compare(click, click, None, 0.0).cosine_source)
+def test_where_nobody_is_heard_there_are_no_figures(judge):
+    """Silence, a click, noise, and a song at the level of what a converter makes of silence: whatever was made of them."""
+    audio, silence = song(), np.zeros(RATE, np.float32)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    for source in (silence, silence[:1], silence[:5] + np.float32(0.1), noise, 1e-6 * audio):
+        figures = judge.compare(source, audio[: len(source)], judge.speaker(audio), 0.0)
+        assert all(math.isnan(value) for value in asdict(figures).values())
+    assert np.isnan(judge.speaker(1e-6 * audio)).all()
+    lost = judge.compare(audio, 1e-6 * audio, judge.speaker(audio), 0.0)  # who speaks and is not converted, is a fault
+    assert math.isnan(lost.cosine_target) and lost.source_cosine_target == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_heard_counts_neither_in_means_nor_against_references(judge, tmp_path):
+    """A silent recording, and among the references a silent one and a broken one."""
+    write(tmp_path / "in" / "a.wav", song()[:RATE])
+    write(tmp_path / "in" / "silent.wav", np.zeros(RATE // 4, np.float32))
+    write(tmp_path / "refs" / "r.wav", song(1, seed=5)[:RATE])
+    write(tmp_path / "refs" / "silent.wav", np.zeros(RATE, np.float32))
+    (tmp_path / "refs" / "broken.wav").write_bytes(b"RIFF no audio")
+    found = evaluate(Settings("bank_a"), tmp_path / "in", tmp_path / "out", refs=tmp_path / "refs", judge=judge)
+    assert len(found.clips) == 2 and found.nearer[1] == 1
+    assert asdict(found.mean) == pytest.approx(asdict(found.clips[0].figures), nan_ok=True)
+    assert len(found.problems) == 1 and "broken.wav" in found.problems[0]
+    assert found.table(FAITHFULNESS)[2][1:] == ("-",) * (len(found.table(FAITHFULNESS)[0]) - 1)
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["references"] == 1 and figures["problems"] == found.problems
+    assert {figures["clips"][1][name] for name in asdict(found.mean)} == {None}
 
 
 def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
@@ -144,8 +165,12 @@ def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
         assert 0.3 < clip["cosine_target"] <= 1
     both = [clip["cosine_target"] for clip in figures["clips"]]
     assert figures["mean"]["cosine_target"] == pytest.approx(sum(both) / 2)
-    assert figures["nearer_to_target_than_to_source"] == 0
+    assert (figures["nearer_to_target_than_to_source"], figures["nearer_of"]) == (0, 2)
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "0 of 2 conversions are nearer to the target than to their source." in page
+    assert "Sibilants, plosives and breath" in page
+    for place in ("Sibilant, a.wav, 0:00.0", "Sibilant, c.flac, 0:00.0", "Plosive, a.wav, 0:00.4", "Breath, a.wav, 0:02."):
+        assert place in page
     assert page.count('src="data:audio/flac;base64,') == 4 and "<b>" not in page
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
@@ -192,6 +217,7 @@ def test_words_and_rooms_are_measured_where_asked_for(judge, tmp_path):
         ({"FOLDER": "empty"}, "holds no audio files"),
         ({"--refs": "empty"}, "holds no recordings of the target"),
         ({"--refs": "silent"}, "nobody is heard to speak or sing in the references"),
+        ({"--refs": "broken"}, "b.wav holds no audio in a format that can be read"),
         ({"--dnsmos": "in/a.wav"}, "is not the DNSMOS model sig_bak_ovr.onnx"),
         ({"--dnsmos": "none.onnx"}, "none.onnx cannot be read: No such file"),
         ({"--dnsmos": "other.onnx"}, "is not the DNSMOS model sig_bak_ovr.onnx"),
@@ -202,6 +228,8 @@ def test_what_cannot_be_evaluated_is_told_in_a_sentence(judge, tmp_path, changed
     write(tmp_path / "in" / "a.wav", song()[:RATE])
     write(tmp_path / "silent" / "a.wav", np.zeros(RATE, np.float32))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "b.wav").write_bytes(b"RIFF no audio")
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", [value("x", ["n"])], [value("y", ["n"])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "other.onnx")
     arguments = {"VOICE": "delay512", "FOLDER": "in", "--out": "out"} | changed

@@ -68,18 +68,48 @@ def test_two_sources_never_share_a_target(tmp_path):
     assert len(problems) == 1 and str(second) in problems[0] and str(first) in problems[0]
 
 
-@pytest.mark.parametrize("link", ["same", "symlink", "hardlink"])
+@pytest.mark.parametrize("link", ["same", "detour", "symlink", "hardlink"])
 def test_the_source_is_never_overwritten(tmp_path, link):
     source = write_audio(tmp_path / "a.wav")
     target = tmp_path / "b.wav"
     if link == "same":
         target = source
+    elif link == "detour":
+        target = tmp_path / "not" / "there" / ".." / ".." / "a.wav"
     elif link == "symlink":
         target.symlink_to(source)
     else:
         os.link(source, target)
     jobs, problems = plan([source], target)
     assert jobs == [] and len(problems) == 1 and "both input and output" in problems[0]
+
+
+def test_nor_is_another_source(tmp_path):
+    """In a folder converted in place, a.ogg would become a.wav."""
+    for name in ("a.ogg", "a.wav", "b.ogg"):
+        write_audio(tmp_path / name)
+    jobs, problems = plan([tmp_path], tmp_path)
+    assert jobs == [Job(tmp_path / "b.ogg", tmp_path / "b.wav")]
+    assert len(problems) == 2 and all("a.wav is both input and output" in problem for problem in problems)
+
+
+def test_nor_is_anything_else_that_is_read_or_written(tmp_path):
+    source, other = write_audio(tmp_path / "a.wav"), write_audio(tmp_path / "other.wav")
+    (tmp_path / "link").symlink_to(other)
+    target = tmp_path / "b.wav"
+    for read, written in (
+        ([other], [other]),
+        ([other], [tmp_path / "link"]),
+        ([], [source]),
+        ([], [tmp_path / "not" / ".." / "a.wav"]),
+    ):
+        with pytest.raises(FileError, match="is both input and output"):
+            plan([source], target, read=read, written=written)
+    for written in ([target], [tmp_path / "c", tmp_path / "not" / ".." / "c"]):
+        with pytest.raises(FileError, match="would be written twice"):
+            plan([source], target, written=written)
+    assert plan([source], target, read=[other], written=[tmp_path / "c"]) == ([Job(source, target)], [])
+    assert plan([source], target, read=[target])[0] == []
 
 
 def test_several_files_do_not_go_into_a_file(tmp_path):

@@ -496,15 +496,43 @@ def test_liblo_tools_steer_it_and_hear_it(stage: Stage) -> None:
     assert (converter.pitch_shift, converter.bypass, converter.voice) == (4.0, True, "bank_b")
 
 
+def get_json(server: OscServer, path: str, *hosts: str) -> tuple[int, dict[str, Any]]:
+    """Status and content, asked for under these names."""
+    connection = HTTPConnection("127.0.0.1", server.address[1], timeout=20)
+    connection.putrequest("GET", path, skip_host=True)
+    for host in hosts:
+        connection.putheader("Host", host)
+    connection.endheaders()
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, json.loads(body) if body else {}
+
+
+def test_a_page_of_another_site_learns_nothing_under_a_name_that_it_makes_point_here(stage: Stage) -> None:
+    for hosts in (["localhost:9000"], ["127.0.0.1"], ["[::1]:9000"], ["LOCALHOST."], []):
+        assert get_json(stage.server, "/vc/mix?VALUE", *hosts) == (200, {"VALUE": [1.0]})
+    for hosts in (["evil.example"], ["evil.example:9000"], ["192.168.1.7"], ["localhost", "evil.example"], ["a b"]):
+        assert get_json(stage.server, "/vc/mix?VALUE", *hosts) == (403, {})
+    assert get_json(stage.server, "/?HOST_INFO", "localhost")[1]["OSC_IP"] == "127.0.0.1"
+    assert get_json(stage.server, "http://[", "localhost") == (400, {})
+
+
+def test_open_to_the_network_it_answers_to_its_addresses_and_names_and_tells_no_address_that_leads_elsewhere(stage: Stage) -> None:
+    server = OscServer(stage.surface, "0.0.0.0")
+    try:
+        for host in ("192.168.1.7:9000", socket.gethostname(), f"{socket.gethostname()}.local.", "[fe80::1]"):
+            info = get_json(server, "/?HOST_INFO", host)[1]
+            assert (info["OSC_PORT"], "OSC_IP" in info) == (server.address[1], False)
+        assert get_json(server, "/?HOST_INFO", "evil.example") == (403, {})
+    finally:
+        server.close()
+
+
 def test_a_controller_builds_itself_from_the_tree_over_http(stage: Stage) -> None:
 
     def get(path: str) -> tuple[int, dict[str, Any]]:
-        connection = HTTPConnection("127.0.0.1", stage.server.address[1], timeout=20)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        connection.close()
-        return response.status, json.loads(body) if body else {}
+        return get_json(stage.server, path, f"127.0.0.1:{stage.server.address[1]}")
 
     assert stage.server.query_problem == ""
     stage.send(packet("/vc/pitch", -3.5))

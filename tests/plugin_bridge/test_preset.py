@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from plugin_bridge import Board, VoiceConverter, voices
 from plugin_bridge.cli import app
+from plugin_bridge.control import ControlSurface
 from plugin_bridge.preset import (
     EFFECTS,
     Effect,
@@ -23,6 +24,7 @@ from plugin_bridge.preset import (
     save_preset,
     user_folder,
 )
+from plugin_bridge.signal_path import SignalPath
 
 BUNDLED = ["choir", "deep", "natural", "octave-up", "telephone"]
 
@@ -102,6 +104,10 @@ CHAIN = [{"plugin": "VoiceConverter"}]
         ({"title": "x", "format": 2}, "format"),
         ({}, "title: Field required"),
         ('{"title": "x", "parameters": {"mix": NaN}}', "mix"),
+        ({"title": "x", "voice": {"pjs": -1}}, "voice: the weight of a voice must be finite and not negative, got 'pjs': -1"),
+        ({"title": "x", "voice": {"pjs": 0, "alys": 0}}, "must add up to more than 0, got pjs=0,alys=0"),
+        ({"title": "x", "voice": {"pjs": 1e308, "alys": 1e308}}, "must add up to more than 0"),
+        ('{"title": "x", "voice": {"pjs": Infinity}}', "voice"),
         ("[" * 10_000, "Invalid JSON"),
         ("\x00", "Invalid JSON"),
         ('{"title": "' + "x" * 70_000 + '"}', "at most 65536 bytes"),
@@ -129,6 +135,36 @@ def test_a_preset_saved_is_found_again_before_a_bundled_one(user_presets: Path) 
     save_preset("deep", mine)
     assert not is_bundled("deep")
     assert find_preset("deep") == mine
+
+
+def test_a_broken_preset_is_left_out_until_it_is_mended(user_presets: Path) -> None:
+    user_presets.mkdir(parents=True)
+    (user_presets / "broken.json").write_text("{broken")
+    (user_presets / "louder.json").write_text('{"title": "Louder", "voice": {"pjs": -1}}')
+    assert presets() == BUNDLED
+    assert [Path(problem.split()[2]).name for problem in sorted(broken_presets())] == ["broken.json", "louder.json"]
+    (user_presets / "broken.json").write_text('{"title": "Whole"}')
+    assert presets() == sorted([*BUNDLED, "broken"])
+
+
+def test_steps_pass_over_what_cannot_be_on(user_presets: Path) -> None:
+    """The bundled presets are in a pack of a longer latency than that which the path was prepared for."""
+    user_presets.mkdir(parents=True)
+    (user_presets / "b-broken.json").write_text("{broken")
+    (user_presets / "c-gone.json").write_text('{"title": "Gone", "voice": "nobody"}')
+    surface = ControlSurface(SignalPath(VoiceConverter("accumulator"), 48_000, 256))
+    for step, nearest in ((1, "no voice is called 'nobody'"), (-1, "needs a latency of 512 samples")):
+        with pytest.raises(ValueError, match=nearest):
+            surface.ready_neighbour(step)
+    assert surface.preset == ""
+    for name in ("a", "f"):
+        (user_presets / f"{name}.json").write_text('{"title": "Fine", "voice": "accumulator"}')
+    for step, name in ((1, "a"), (1, "f"), (1, "a"), (-1, "f"), (-1, "a")):
+        surface.post(surface.ready_neighbour(step))
+        assert surface.preset == name
+    (user_presets / "f.json").unlink()
+    assert surface.ready_neighbour(1).changes["voice"] == "accumulator"
+    assert surface.preset == "a"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "/tmp/x", "A", "x" * 33, "x.json", "x\n"])

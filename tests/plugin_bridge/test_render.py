@@ -84,7 +84,7 @@ def test_slices_of_a_take_are_the_take_in_one_piece(voice, rate, monkeypatch):
     assert np.sqrt(np.mean(whole**2)) > 0.01
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_101, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 22_050, 44_101, 48_000, 96_000, 384_000])
 def test_at_any_rate_it_is_as_long_and_lies_where_its_source_does(tmp_path, voice, rate):
     """The same take at two rates, with the same pitch, is the same conversion at two rates: any delay would part them."""
     at_40k = phrase(40_000)
@@ -273,11 +273,28 @@ def test_a_model_that_fails_half_way_leaves_nothing(tmp_path):
         ({"steps": 65}, "steps must be between 1 and 64"),
         ({"seed": -1}, "seed"),
         ({"size": "huge"}, "no song engine 'huge', it has lhq, mobile"),
+        ({"method": "crepe"}, "method must be 'dio' or 'harvest' or 'swift', got 'crepe'"),
     ],
 )
 def test_values_out_of_range_are_refused(voice, wrong, said):
     with pytest.raises(ValueError, match=said):
         SongRenderer(voice, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("target", "wishes", "kind", "said"),
+    [
+        ("out.wav", {"transpose": "foo"}, ValueError, "transpose must be a number of semitones or 'auto', got 'foo'"),
+        ("out.wav", {"transpose": [1]}, TypeError, "transpose must be a number, got list"),
+        ("out.wav", {"transpose": 25.0}, ValueError, "pitch_shift must be between"),
+        ("out.xyz", {}, FileError, r"out\.xyz needs a suffix that names its format \(wav, flac, .*\), not '\.xyz'"),
+    ],
+)
+def test_wishes_that_cannot_be_are_refused(tmp_path, voice, target, wishes, kind, said):
+    source = write_audio(tmp_path / "in.wav", phrase(40_000), 40_000)
+    with pytest.raises(kind, match=said):
+        SongRenderer(voice).render(source, tmp_path / target, **wishes)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
 def peak_mib(tmp_path: Path, voice: str, seconds: int) -> float:

@@ -1,15 +1,22 @@
 """What is said of a voice's singing, held against voices whose faults are known: none, a delay, a flat vibrato."""
 
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from song_packs import write_song_pack
 from typer.testing import CliRunner
 
 from plugin_bridge import VoiceConverter, singing
 from plugin_bridge.cli import app
+from plugin_bridge.convert import Settings
 from plugin_bridge.voices import find_voice
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(("depth", "lag_ms"), [(1.0, 0), (0.8, 0), (1.1, 7), (0.5, -12)])
@@ -25,13 +32,13 @@ def test_vibrato_is_compared_in_depth_time_and_rate(depth, lag_ms):
     assert faster[2] == pytest.approx(1.1, abs=0.01)
 
 
-def test_a_voice_that_gives_back_what_it_hears_sings_as_its_singer_does(monkeypatch):
+def test_a_voice_that_gives_back_what_it_hears_sings_as_its_singer_does(monkeypatch, tmp_path):
     """delay512 does. The fewest songs that ask everything."""
     monkeypatch.setattr(singing, "HEIGHTS", (40, 54, 66))
     monkeypatch.setattr(singing, "RANGE", (43, 71))
     monkeypatch.setattr(singing, "VIBRATOS", ((7.0, 60.0),))
     monkeypatch.setattr(singing, "CREAKS", (0.4,))
-    findings = singing.evaluate_singing("delay512")
+    findings = singing.evaluate_singing(Settings("delay512"), tmp_path)
     assert len(findings) == len({finding.what for finding in findings}) == 14
     for finding in findings:
         if finding.what.startswith("Formants"):  # the pack has none to move
@@ -67,12 +74,48 @@ def test_buzz_of_morphs_is_found(tmp_path):
         assert not list(singing._morphs(VoiceConverter(without_others)))
 
 
-def test_without_a_folder_the_synthetic_singer_is_converted(monkeypatch):
-    only = singing.Finding("Pauses against the phrases", "dB", -70.0, -60.0, "below -50")
-    monkeypatch.setattr(singing, "evaluate_singing", lambda voice, advance: [only])
-    result = CliRunner().invoke(app, ["evaluate", "delay512"])
+@pytest.mark.parametrize("engine", ["stream", "song"])
+def test_without_a_folder_a_synthetic_singer_is_converted_measured_and_shown(monkeypatch, tmp_path, engine):
+    """The fewest songs there can be."""
+    monkeypatch.setattr(singing, "TESTS", (singing._glides,))
+    monkeypatch.setattr(singing, "HEIGHTS", (52,))
+    monkeypatch.setattr(singing, "PHRASE", singing.PHRASE[:2])
+    voice = "delay512" if engine == "stream" else write_song_pack(tmp_path / "song.voice", {"even": 0.0})  # no stream engine in it
+    options = [] if engine == "stream" else ["--engine", "song", "--size", "mobile", "--steps", "2"]
+    out = tmp_path / "out"
+    result = run("evaluate", voice, "--out", out, *options)
     assert result.exit_code == 0, result.stderr
-    assert "-70.00 dB" in result.stdout and "-60.00 dB" in result.stdout and "below -50 dB" in result.stdout
-    monkeypatch.undo()
-    result = CliRunner().invoke(app, ["evaluate", "nobody"])
-    assert result.exit_code == 2 and "no voice is called 'nobody'" in result.stderr
+    assert re.search(r"Glides over an octave in a second, off by +\d\.\d\d cents +\d\.\d\d cents +within 10 cents", result.stdout)
+    assert str(out / "figures.json") in result.stdout and str(out / "report.html") in result.stdout
+    figures = json.loads((out / "figures.json").read_text())
+    wanted = ("stream", "lhq", 1) if engine == "stream" else ("song", "mobile", 2)
+    assert tuple(figures["settings"][name] for name in ("engine", "size", "steps")) == wanted
+    assert figures["findings"][0]["worst"] < 10 and figures["findings"][0]["wanted"] == "within 10"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"by the {engine} engine" in page and "Glides over an octave" in page
+    assert page.count('src="data:audio/flac;base64,') == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nobody"], "no voice is called 'nobody'"),
+        (["delay512", "--engine", "bogus"], "the engine must be stream or song, not 'bogus'"),
+        (["delay512", "--engine", "song", "--size", "huge"], "the size must be lhq or mobile, not 'huge'"),
+        (["delay512", "--engine", "song"], "has no song engine 'lhq'"),
+        (["delay512", "--size", "mobile"], "--size is of the song engine"),
+        (["delay512", "--steps", "1"], "--steps is of the song engine"),
+        (["delay512", "--refs", "nowhere"], "--refs is for recordings"),
+        (["delay512", "--transpose", "0"], "--transpose is for recordings"),
+        (["delay512", "--dnsmos", "none.onnx"], "--dnsmos is for recordings"),
+        (["delay512", "--limit", "3"], "--limit is for recordings"),
+        (["delay512", "--words"], "--words is for recordings"),
+        (["delay512", "--rooms"], "--rooms is for recordings"),
+        (["delay512", "--song-table"], "--song-table is for recordings"),
+        (["delay512", "--out", __file__], "is a file, but the figures and the page need a folder"),
+    ],
+)
+def test_what_the_synthetic_singer_has_no_use_for_is_refused_before_measuring(monkeypatch, arguments, sentence):
+    monkeypatch.setattr(singing, "TESTS", None)  # nothing is measured
+    result = run("evaluate", *arguments)
+    assert result.exit_code == 2 and sentence in result.stderr and result.stderr.count("\n") == 1, result.stderr

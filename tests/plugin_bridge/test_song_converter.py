@@ -33,6 +33,18 @@ def test_it_is_the_renderer_s_sound(voice, audio):
     assert isinstance(converter, VoiceConverter) and (converter.latency_samples, converter.lookahead_samples) == (0, 0)
 
 
+def test_it_takes_the_renderer_s_arguments(voice, audio):
+    chosen = {"size": "mobile", "steps": 2, "seed": 7, "threads": 1, "method": "dio"}
+    expected = SongRenderer(voice, **chosen).convert(audio[None], RATE)[0]
+    board = Board([VoiceConverter(voice, engine="song", **chosen)])
+    assert np.array_equal(board(audio, RATE), expected)
+    assert not np.array_equal(VoiceConverter(voice, engine="song")(audio, RATE), expected)
+    with pytest.raises(ValueError, match="steps must be between 1 and 64"):
+        VoiceConverter(voice, engine="song", steps=65)
+    with pytest.raises(TypeError, match="steps"):
+        VoiceConverter(voice, steps=2)
+
+
 def test_in_a_board_it_is_one_effect_among_others(voice, audio):
     converter = VoiceConverter(voice, engine="song")
     board = Board([converter, pedalboard.Gain(-6.0), pedalboard.Delay(0.1, mix=0.5)])

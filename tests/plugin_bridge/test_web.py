@@ -381,6 +381,18 @@ def test_hostile_bytes_end_their_own_connection_at_most(stage: Stage, client: Cl
     assert stage.told == []
 
 
+@pytest.mark.parametrize("request_line", ["POST /socket", "GET /"])
+@pytest.mark.parametrize("length", ["Content-Length: 99999999999", "Transfer-Encoding: chunked"])
+def test_who_sends_a_body_is_not_listened_to(stage: Stage, request_line: str, length: str) -> None:
+    with socket.create_connection(("127.0.0.1", stage.page.port), PATIENCE_SECONDS) as connection:
+        connection.sendall(f"{request_line} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
+        answer = b""
+        while received := connection.recv(4096):  # until the other end closes
+            answer += received
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.endswith(b"Nothing here takes a body.\n")
+
+
 def test_a_flood_is_read_slowly_and_ends_at_its_last_value(stage: Stage, client: Client) -> None:
     begun, count = time.monotonic(), 160
     for number in range(count + 1):
