@@ -276,6 +276,10 @@ def write_pack(path: str | os.PathLike[str], manifest: PackManifest, members: Ma
         # mkstemp makes files that only their owner reads; a pack is as public as any other new file.
         beside.chmod(0o644)
         beside.replace(path)
+    except ValueError as error:
+        # Nobody knows the file that was tried.
+        error.args = (str(error).replace(str(beside), str(path)),)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +14,8 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 VoiceName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # No control characters: these strings reach terminals, where they could act.
-Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+MAX_LINE = 200
+Line = Annotated[str, Field(max_length=MAX_LINE, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 
 SampleRate = Annotated[int, Field(ge=8000, le=192_000)]
@@ -28,6 +31,17 @@ def check_name(name: str) -> None:
     """ValueError, one sentence, unless `name` can be a voice's."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(f"expected a name of up to 32 lower-case letters, digits, - and _, got {name!r}")
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """A file's contents. Raises OSError if it cannot be read, is larger, or is a pipe or device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", str(path))
+    return data
 
 
 def first_problem(error: ValidationError) -> str:

@@ -470,15 +470,12 @@ def bench(
         _bench_song(voice, size, song, out)
         return
     from plugin_bridge.bench import measure
-    from plugin_bridge.files import replacing
 
     if engines:
         _bench_engines(seconds, out)
         return
     try:
         figures = measure(voice, seconds)
-        with replacing(out) as file:
-            file.write(json.dumps(figures, indent=2).encode() + b"\n")
     except (ValueError, OSError) as error:
         _fail(str(error))
     graph, step = figures["graph"], figures["graph"]["step_ms"]
@@ -505,20 +502,17 @@ def bench(
         ]
         latency.add_row("varying" if block is None else str(block), *cells)
     _print_table(latency)
-    print(out.resolve())
+    _write_json(out, figures)
 
 
 def _bench_engines(seconds: float, out: Path) -> None:
     from plugin_bridge.doctor import train_remedy
     from plugin_bridge.engines import COLUMNS, measure_engines
-    from plugin_bridge.files import replacing
 
     try:
         with _progress(MofNCompleteColumn()) as progress:
             task = progress.add_task("Measuring LLVC", total=None)
             figures = measure_engines(seconds, lambda _: progress.advance(task))
-        with replacing(out) as file:
-            file.write(json.dumps([asdict(row) for row in figures], indent=2).encode() + b"\n")
     except ImportError as error:
         _fail(f"the reference needs {error.name or 'torch'}, which is not there; {train_remedy()}")
     except (ValueError, OSError) as error:
@@ -527,7 +521,7 @@ def _bench_engines(seconds: float, out: Path) -> None:
     for row in figures:
         table.add_row(*row.row())
     _print_table(table)
-    print(out.resolve())
+    _write_json(out, [asdict(row) for row in figures])
 
 
 @app.command("evaluate")
@@ -804,6 +798,11 @@ def _new_pack(name: str, out: Path | None) -> Path:
     target = out or user_folder() / f"{name}.voice"
     if target.suffix != ".voice":
         _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    if target.is_dir():
+        _fail(f"{target} is a folder, so no voice pack can take its place")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir():
+        _fail(f"{target} cannot be written, as {above} is no folder")
     return target
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from models.llvc.pairs import CONVERTED, MAX_CARD_BYTES, ORIGINAL, TEACHER
 from models.pack import STREAM_MODEL
-from models.schema import Line, Schema, first_problem
+from models.schema import Line, Schema, first_problem, read_bounded
 from plugin_bridge.convert import Settings, convert_file
 from plugin_bridge.files import audio_below, listed, readable_suffixes, replacing
 from plugin_bridge.recording import load_mono
@@ -133,8 +133,7 @@ def check_pairs_of(out: Path, making: Making) -> None:
     """ValueError, one sentence, if `out` holds pairs that were made otherwise: what is there would be kept beside the new ones."""
     own = f"those {making} want a folder of their own"
     try:
-        with (out / MAKING).open("rb") as file:
-            there = Making.model_validate_json(file.read(MAX_CARD_BYTES))
+        there = Making.model_validate_json(read_bounded(out / MAKING, MAX_CARD_BYTES))
     except FileNotFoundError:
         if (out / TEACHER).exists():
             raise ValueError(f"{out} holds pairs, but no {MAKING} that tells with what they were made: {own}") from None

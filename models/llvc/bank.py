@@ -19,7 +19,7 @@ from models.llvc.pairs import TEACHER, TRAINING, VALIDATION, Pairs, read_teacher
 from models.llvc.start import pass_on
 from models.llvc.train import Trainer, TrainingProgress, fit, read_recipe
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
-from models.schema import check_name, first_problem
+from models.schema import MAX_LINE, check_name, first_problem
 
 # Of a voice that shapes its source's own sound.
 LIMITS = "It shapes the source's own sound: likeness is least where the source is far from the target, and no pitch is its own."
@@ -29,6 +29,8 @@ def write_voices(generator: Generator, cards: list[VoiceCard], title: str, optio
     """Export the stream graph and write the pack. `cards` are in the order of the generator's voices."""
     graph = export_stream(generator, [card.name for card in cards], options)
     licence = ", ".join(sorted({card.licence for card in cards}))
+    if len(licence) > MAX_LINE:
+        licence = "those of the voices"
     manifest = PackManifest(title=title, voices=cards, sample_rate=generator.config.sample_rate, licence=licence)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_pack(out, manifest, {STREAM_MODEL: graph})

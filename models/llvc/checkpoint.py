@@ -14,10 +14,11 @@ from torch import Tensor
 
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.llvc.network import POSITIONS, Generator, GeneratorConfig
-from models.schema import SampleRate, Schema, first_problem
+from models.schema import SampleRate, Schema, first_problem, read_bounded
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CHUNK_SAMPLES = 16_384
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class _Prenet(Schema):
@@ -76,11 +77,10 @@ def read_config(path: Path) -> GeneratorConfig:
         Naming the first thing that does not fit.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"expected a config of at most {MAX_CONFIG_BYTES} bytes in {path}, got {path.stat().st_size}")
-        config = _Config.model_validate_json(path.read_bytes())
+        config = _Config.model_validate_json(read_bounded(path, MAX_CONFIG_BYTES))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        problem = f"it cannot be read: {error.strerror or error}"
+        raise CheckpointError(f"expected the config of an LLVC training in {path}, but {problem}") from None
     except ValidationError as error:
         raise CheckpointError(f"expected the config of an LLVC training in {path}, but {first_problem(error)}") from None
     sizes, prenet = config.model_params, config.model_params.convnet_config
@@ -158,9 +158,11 @@ def load_generator(path: Path, config: GeneratorConfig) -> Generator:
         tensor = state[name]
         if tensor.shape != wanted.shape:
             raise CheckpointError(f"expected {name} of shape {list(wanted.shape)} in {path}, got {list(tensor.shape)}")
-        if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
+        if tensor.is_meta:
+            raise CheckpointError(f"expected numbers as {name} in {path}, got nothing but their shape")
+        if tensor.layout != torch.strided or tensor.dtype not in NUMBERS:
             raise CheckpointError(f"expected floating-point numbers as {name} in {path}, got {tensor.dtype}")
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.float()).all():  # as they will be: of float64 some would be too large
             raise CheckpointError(f"expected finite numbers as {name} in {path}, got NaN or infinity")
     generator.load_state_dict(state)
     return generator.eval()

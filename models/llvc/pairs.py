@@ -11,7 +11,7 @@ from pedalboard.io import AudioFile
 from pydantic import ValidationError
 
 from models.pack import VoiceCard
-from models.schema import first_problem
+from models.schema import first_problem, read_bounded
 
 ORIGINAL, CONVERTED = "_original.wav", "_converted.wav"
 TRAINING, VALIDATION = "train", "val"  # folders of a data set; the third, dev, is for listening to strangers
@@ -80,7 +80,7 @@ class Pairs:
 def read_teacher(path: Path) -> VoiceCard:
     """The card of the voice that the pairs were made with: licence, credits and range are its pupil's too."""
     try:
-        return VoiceCard.model_validate_json(path.read_bytes()[:MAX_CARD_BYTES])
+        return VoiceCard.model_validate_json(read_bounded(path, MAX_CARD_BYTES))
     except OSError:
         raise ValueError(f"expected the teacher's card in {path}, as plugin-bridge make-pairs writes it, found none") from None
     except ValidationError as error:

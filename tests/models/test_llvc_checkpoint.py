@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import zipfile
 
@@ -166,6 +167,9 @@ def changed(name, value):
         (changed("in_conv.0.weight", lambda x: x[:, :, 1:]), r"expected in_conv.0.weight of shape \[32, 1, 24\] .*1, 23\]"),
         (changed("out_conv.0.weight", lambda x: x * np.nan), "expected finite numbers as out_conv.0.weight"),
         (changed("out_conv.0.weight", lambda x: x.to_sparse()), "expected floating-point numbers as out_conv.0.weight"),
+        (changed("out_conv.0.weight", lambda x: x.double() * 1e300), "expected finite numbers as out_conv.0.weight"),
+        (changed("out_conv.0.weight", lambda x: x.to("meta")), "expected numbers as out_conv.0.weight .* nothing but their shape"),
+        (changed("out_conv.0.weight", lambda x: x.to(torch.float8_e4m3fn)), "expected floating-point .* torch.float8_e4m3fn"),
         (changed("out_conv.0.weight", lambda x: x.long()), "expected floating-point .* as out_conv.0.weight .* torch.int64"),
         (changed("out_conv.0.weight", lambda x: "text"), "expected a checkpoint with a generator's state under 'model'"),
     ],
@@ -231,7 +235,27 @@ def test_files_that_are_not_there_are_named(tmp_path):
     code, output = run(tmp_path / "no.pth", config, "someone", "--out", tmp_path / "a.voice")
     assert (code, "no.pth, but it cannot be read" in output) == (2, True)
     code, output = run(checkpoint, tmp_path / "no.json", "someone", "--out", tmp_path / "a.voice")
-    assert (code, "no.json cannot be read" in output) == (2, True)
+    assert (code, "no.json, but it cannot be read" in output) == (2, True)
+
+
+def test_weights_whose_voice_would_give_no_numbers_make_none(tmp_path):
+    _, config = write(tmp_path, small_config())
+    state = Generator(read_config(config)).state_dict()
+    state["in_conv.0.weight"] *= 1e38
+    checkpoint, _ = write(tmp_path, small_config(), state)
+    code, output = run(checkpoint, config, "someone", "--out", tmp_path / "a.voice")
+    assert (code, "a.voice must turn silence into finite numbers" in output) == (2, True), output
+    assert f"{tmp_path}/a.voice" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["G_500000.pth", "config.json"]
+
+
+def test_a_place_that_is_none_is_told_before_anything_is_made(tmp_path):
+    (tmp_path / "a.voice").mkdir()
+    code, output = run("none.pth", "none.json", "someone", "--out", tmp_path / "a.voice")
+    assert (code, "a.voice is a folder, so no voice pack can take its place" in output) == (2, True)
+    (tmp_path / "file").touch()
+    code, output = run("none.pth", "none.json", "someone", "--out", tmp_path / "file" / "new" / "a.voice")
+    assert (code, f"cannot be written, as {tmp_path}/file is no folder" in output) == (2, True)
 
 
 def test_a_name_that_is_none_leaves_nothing_behind(tmp_path):
@@ -277,6 +301,13 @@ def test_a_config_that_is_not_of_this_network_is_refused(tmp_path, where, key, v
         assert read_config(tmp_path / "config.json").chunk_samples == 4096
         return
     with pytest.raises(CheckpointError, match=sentence):
+        read_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo, lambda path: path.mkdir()])
+def test_a_config_that_is_no_file_is_not_waited_for(tmp_path, make):
+    make(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=r"expected the config .*config\.json, but it cannot be read: it is no file"):
         read_config(tmp_path / "config.json")
 
 
