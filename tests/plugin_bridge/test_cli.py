@@ -499,16 +499,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     for number in range(3):
         with AudioFile(str(tmp_path / f"{number}.wav"), "w", 48_000, 1) as file:
             file.write(sing([Note(52 + number, 3.5, "a", "s"), Note(57, 3.5, "i", "m")], seed=number).audio)
-    ready = tmp_path / "work" / "packed"
+    ready, ended = tmp_path / "work" / "packed", threading.Event()
 
     def interrupt():
         while not ready.exists():
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     waiting = threading.Thread(target=interrupt, daemon=True)
     waiting.start()
     result = run("train", "me", tmp_path, *training_options(tmp_path))
+    ended.set()
     waiting.join()
     assert result.exit_code == 130
     assert one_sentence(result) == "interrupted: the same command with --resume goes on"
