@@ -534,7 +534,9 @@ def evaluate_voice(
     refs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Recordings of the voice itself, best ones it was not trained on.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.")] = Path("evaluation"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to; by default evaluation, or evaluation/singing.")
+    ] = None,
     transpose: Annotated[
         str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
     ] = "auto",
@@ -568,6 +570,7 @@ def evaluate_voice(
         _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
     if rooms and refs is None:
         _fail("--rooms needs --refs, the recordings of the voice that likeness in a room is held against")
+    out = out or (Path("evaluation", "singing") if folder is None else Path("evaluation"))  # neither overwrites the other
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate

@@ -352,6 +352,7 @@ def evaluate(
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder with recordings")
     settings.check()  # told once, not for each
+    check_kind(out, "clips")
     jobs, problems = plan([folder], out / CONVERTED)
     if not jobs:
         raise FileError(problems[0])
@@ -401,6 +402,17 @@ def evaluate(
         file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
     _write_page(out / PAGE, evaluation, settings, heard_references)
     return evaluation
+
+
+def check_kind(out: Path, kind: str) -> None:
+    """FileError if the figures in `out` are of the other kind, "clips" of recordings or "findings" on a synthetic singer."""
+    other, whose = ("findings", "a synthetic singer") if kind == "clips" else ("clips", "recordings")
+    try:
+        there = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or nothing to keep
+        return
+    if isinstance(there, dict) and other in there:
+        raise FileError(f"{out} holds an evaluation of {whose}, which would be lost: name another folder")
 
 
 def _words(
