@@ -534,7 +534,9 @@ def evaluate_voice(
     refs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Recordings of the voice itself, best ones it was not trained on.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.")] = Path("evaluation"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to; by default evaluation, or evaluation/singing.")
+    ] = None,
     transpose: Annotated[
         str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
     ] = "auto",
@@ -556,11 +558,19 @@ def evaluate_voice(
     """
     _check_engine(engine)
     _check_size(size)
-    if engine != "song":
-        _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
     if folder is None:
         of_recordings = ("refs", "transpose", "dnsmos", "words", "rooms", "limit", "song_table")
         _refuse(context, of_recordings, "is for recordings, and without a folder a synthetic singer is converted: name the folder")
+    if song_table:
+        _refuse(context, ("size", "steps"), "has no place beside --song-table, which measures them all")
+        _refuse(context, ("words", "rooms"), "is not in the table of --song-table: ask for it without")
+        if engine != "song":
+            _refuse(context, ("engine",), f"{engine} has no place beside --song-table, which measures the song engine")
+    elif engine != "song":
+        _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
+    if rooms and refs is None:
+        _fail("--rooms needs --refs, the recordings of the voice that likeness in a room is held against")
+    out = out or (Path("evaluation", "singing") if folder is None else Path("evaluation"))  # neither overwrites the other
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate

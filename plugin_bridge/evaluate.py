@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dsp.envelope import envelope_lag_ms, level_correlation, onset_rise_ms, pause_level_db
 from dsp.noises import Noise, find_noises
 from dsp.pitch import PitchTrack, compare_pitch
+from models.pack import Size
 from plugin_bridge.closeups import clearest
 from plugin_bridge.convert import Conversion, Settings, convert_file
 from plugin_bridge.files import FileError, audio_below, plan, replacing
@@ -320,6 +321,7 @@ def evaluate(
     limit: int | None = None,
     advance: Callable[[int, int], None] = lambda done, of: None,
     judge: Judge | None = None,
+    home: Path | None = None,
 ) -> Evaluation:
     """Convert the recordings in `folder` and measure them; writes the conversions, the figures as JSON and a page to `out`.
 
@@ -341,6 +343,8 @@ def evaluate(
         Called after each recording, references included, with how many are done and of how many.
     judge
         That measures, in place of one made with `dnsmos`.
+    home
+        The folder in which the rows of a song table lie, if `out` is one of them: what they converted is no recording.
 
     Raises
     ------
@@ -352,10 +356,12 @@ def evaluate(
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder with recordings")
     settings.check()  # told once, not for each
-    jobs, problems = plan([folder], out / CONVERTED)
+    check_kind(out, "clips")
+    converted = conversions(home or out)
+    jobs, problems = plan([folder], out / CONVERTED, others=converted)
     if not jobs:
         raise FileError(problems[0])
-    references = [] if refs is None else list(audio_below(refs, out))
+    references = [] if refs is None else list(audio_below(refs, out, others=converted))
     if refs is not None and not references:
         raise FileError(f"the folder {refs} holds no recordings of the target")
     if limit is not None and limit < len(jobs):
@@ -401,6 +407,22 @@ def evaluate(
         file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
     _write_page(out / PAGE, evaluation, settings, heard_references)
     return evaluation
+
+
+def conversions(home: Path) -> list[Path]:
+    """Where evaluations in this folder put what they convert: those of recordings, and each row of a song table."""
+    return [home / CONVERTED, *(path for size in get_args(Size) for path in home.glob(f"{size}-*/{CONVERTED}"))]
+
+
+def check_kind(out: Path, kind: str) -> None:
+    """FileError if the figures in `out` are of the other kind, "clips" of recordings or "findings" on a synthetic singer."""
+    other, whose = ("findings", "a synthetic singer") if kind == "clips" else ("clips", "recordings")
+    try:
+        there = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or nothing to keep
+        return
+    if isinstance(there, dict) and other in there:
+        raise FileError(f"{out} holds an evaluation of {whose}, which would be lost: name another folder")
 
 
 def _words(

@@ -106,7 +106,12 @@ def open_writer(
 
 
 def plan(
-    inputs: Sequence[Path], output: Path, *, read: Sequence[Path] = (), written: Sequence[Path] = ()
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    read: Sequence[Path] = (),
+    written: Sequence[Path] = (),
+    others: Sequence[Path] = (),
 ) -> tuple[list[Job], list[str]]:
     """What is to be converted into what, and one sentence for each input of which nothing can come.
 
@@ -115,7 +120,7 @@ def plan(
     lossless, else as WAV. What has no suffix is a folder.
 
     `read` and `written` are what else goes into the run and comes out of it: nothing is written over what is read, nor over
-    what else is written.
+    what else is written. `others` are folders for other runs' conversions, which are no recordings either.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def plan(
     for source in inputs:
         if isdir(source):
             closed: list[OSError] = []
-            found = list(audio_below(source, output, closed.append))
+            found = list(audio_below(source, output, closed.append, others))
             problems += [f"the folder {error.filename} cannot be read: {error.strerror}" for error in closed]
             if not found and not closed:
                 problems.append(f"the folder {source} holds no audio files ({listed(readable_suffixes())})")
@@ -208,15 +213,17 @@ def _identity(path: Path) -> object:
     return found.st_dev, found.st_ino
 
 
-def audio_below(folder: Path, output: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[Path]:
-    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output`.
+def audio_below(
+    folder: Path, output: Path, closed: Callable[[OSError], object] | None = None, others: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """Audio files in `folder` and below, sorted; without hidden ones, and without what earlier runs put in `output` and `others`.
 
     `closed` is called for each folder that cannot be read.
     """
     suffixes = set(readable_suffixes())
-    own = output.resolve()
+    own = {path.resolve() for path in (output, *others)}
     for where, folders, names in os.walk(folder, onerror=closed):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(where, name).resolve() != own)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(where, name).resolve() not in own)
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield Path(where, name)

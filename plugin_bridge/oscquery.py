@@ -10,9 +10,11 @@ import json
 import math
 import queue
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6, socket
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,7 +25,9 @@ from plugin_bridge.osc_packets import Argument
 from plugin_bridge.own_names import OwnNames
 
 MOST_CONNECTIONS = 16
-LONGEST_REQUEST_SECONDS = 5.0
+LONGEST_REQUEST_SECONDS = 5.0  # until something comes of it
+LONGEST_CONNECTION_SECONDS = 10.0  # however little comes, and however often: an answer is there in milliseconds
+HANDOVER_SECONDS = 1.0  # until who is hung up on has made room
 ATTRIBUTES = ("FULL_PATH", "CONTENTS", "TYPE", "ACCESS", "VALUE", "RANGE", "DESCRIPTION", "UNIT", "CRITICAL")
 
 
@@ -43,12 +47,15 @@ class OscQueryServer:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # where many come at once, nobody tries again a second later
     block_on_close = False
 
     def __init__(self, place: Peer, nodes: Mapping[str, Node], link: Link) -> None:
         self.place, self.nodes, self._link = place, nodes, link
         self.own_names = OwnNames(is_loopback(place[0]))
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._open: dict[socket, float] = {}  # and since when, the oldest first; without those hung up on
+        self._lock = threading.Lock()
         self.address_family = AF_INET6 if ":" in place[0] else AF_INET
         super().__init__(place, _Handler)
 
@@ -59,7 +66,13 @@ class _Http(ThreadingHTTPServer):
         return answers.get(timeout=LONGEST_REQUEST_SECONDS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
+        """In a thread of its own. When all are taken, the oldest connection goes: who asks at once has long been answered."""
+        with self._lock:
+            if len(self._open) >= MOST_CONNECTIONS:
+                self._hang_up(next(iter(self._open)))
+        if self._places.acquire(timeout=HANDOVER_SECONDS):
+            with self._lock:
+                self._open[request] = time.monotonic()
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -68,7 +81,26 @@ class _Http(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._lock:
+                self._open.pop(request, None)
             self._places.release()
+
+    def service_actions(self) -> None:
+        """Twice a second: who sends a byte now and then is not waited for, either."""
+        with self._lock:
+            for request, since in list(self._open.items()):
+                if time.monotonic() - since > LONGEST_CONNECTION_SECONDS:
+                    self._hang_up(request)
+
+    def is_open(self, request: socket) -> bool:
+        """Whether it has not been hung up on."""
+        with self._lock:
+            return request in self._open
+
+    def _hang_up(self, request: socket) -> None:
+        del self._open[request]
+        with suppress(OSError):  # it is closed already
+            request.shutdown(SHUT_RDWR)  # its thread hears of it at once
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         """Say nothing: whoever was there is gone."""
@@ -79,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Http
 
     def do_GET(self) -> None:
+        if not self.server.is_open(self.connection):  # half a request is one to the library, when nothing follows
+            return
         status, answer = self._answer()
         body = b"" if answer is None else json.dumps(answer, allow_nan=False).encode()
         self.send_response(status)

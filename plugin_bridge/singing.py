@@ -19,7 +19,7 @@ from dsp.pitch import FRAME_S, PitchTrack, track_pitch
 from dsp.singer import Note, Song, sing
 from plugin_bridge.convert import Settings
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.evaluate import FIGURES, PAGE
+from plugin_bridge.evaluate import FIGURES, PAGE, check_kind
 from plugin_bridge.files import FileError, replacing
 from plugin_bridge.report import Take, write_report
 from plugin_bridge.song_converter import SongConverter
@@ -84,6 +84,7 @@ def evaluate_singing(
     settings.check()
     if out.is_file():
         raise FileError(f"{out} is a file, but the figures and the page need a folder to go to")
+    check_kind(out, "findings")
     if settings.engine == "song":
         converter: VoiceConverter = SongConverter(settings.voice, size=settings.size, steps=settings.steps)
     else:

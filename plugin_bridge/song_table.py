@@ -23,7 +23,7 @@ from models.lhq.song import SongModel
 from models.pack import Size
 from plugin_bridge.bench_song import measure_song
 from plugin_bridge.convert import Settings
-from plugin_bridge.evaluate import Judge, evaluate
+from plugin_bridge.evaluate import Judge, conversions, evaluate
 from plugin_bridge.files import FileError, audio_below
 from plugin_bridge.recording import load_mono
 from plugin_bridge.voices import voice_target, voice_text
@@ -112,7 +112,7 @@ def measure_songs(
         As `evaluate`.
     """
     pack = voice_target(settings.voice).pack
-    references = list(audio_below(refs, out))
+    references = list(audio_below(refs, out, others=conversions(out)))
     if not references:
         raise FileError(f"the folder {refs} holds no recordings of the target")
     judge = Judge(dnsmos)
@@ -122,7 +122,7 @@ def measure_songs(
         stoi, pesq = measure_copies(pack.song_model(size), references)
         for steps in STEPS:
             wanted = replace(settings, engine="song", size=size, steps=steps)
-            evaluation = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, limit=limit, judge=judge)
+            evaluation = evaluate(wanted, folder, out / f"{size}-{steps}", refs=refs, limit=limit, judge=judge, home=out)
             mean = evaluation.mean
             problems += [problem for problem in evaluation.problems if problem not in problems]  # each row meets the same
             speed = measure_song(voice_text(settings.voice), size, seconds, (THREADS,), steps)

@@ -296,8 +296,9 @@ def train_voice(
 
     What is wrong with the recordings, `tell` hears first. `encoder` is a content encoder that the user has, in place of our own.
     The denoiser takes `steps`, by default the recipe's, and all together `minutes` at most, besides packing the recordings. `work`
-    keeps packed recordings and checkpoints: called again with the same one, training goes on where it stopped. Raises ValueError,
-    one sentence, where something does not do, or the recordings are not those of the training in `work`.
+    keeps packed recordings and checkpoints: called again with the same one, training goes on where it stopped, for as many
+    minutes as this call has; steps that too few of them left undone are taken first, and what followed begins anew from them.
+    Raises ValueError, one sentence, where something does not do, or the recordings are not those of the training in `work`.
     """
     torch.set_num_threads(threads)
     base, recipe = load_base(), Recipe(**read_table(RECIPE, "voice"))
@@ -318,6 +319,8 @@ def train_voice(
             run.resume(state, copy.deepcopy(conditioning))
     seconds = 60 * minutes if minutes else math.inf
     steps = steps or recipe.steps
+    train_denoiser.go_back(run, work, steps, copy.deepcopy(conditioning))
+    run.spent = run.spent_in_phase = 0.0  # of this call's minutes
     vocoder_steps = max(1, round(steps * recipe.vocoder_steps / recipe.steps))
     clock = Clock(progress, steps, vocoder_steps, seconds)
 
@@ -325,7 +328,7 @@ def train_voice(
         clock.denoiser(run, now.loss, run.held_out_error_db(run.average))
 
     often: dict[str, Any] = {"report_every": REPORT_EVERY, "save_seconds": SAVE_SECONDS}
-    train_denoiser.fit(run, work, trained, steps=steps, seconds=DENOISER_SHARE * seconds, **often)
+    train_denoiser.fit(run, work, trained, steps=steps, seconds=DENOISER_SHARE * seconds, keep_ends=True, **often)
     vocoder = train_vocoder.fit(
         recordings,
         work,

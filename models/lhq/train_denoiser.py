@@ -338,10 +338,12 @@ def fit(
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_after: int | None = None,
+    keep_ends: bool = False,
 ) -> None:
     """Train through all phases, of `steps` steps together or `seconds` in all; results and checkpoints go into `work`.
 
-    `stop_after` ends early, after so many steps of this call, as a kill would but with a checkpoint written.
+    `stop_after` ends early, after so many steps of this call, as a kill would but with a checkpoint written. `keep_ends` keeps how
+    each phase ended there too, for `go_back`.
     """
     if run.phase == len(run.phases):
         return  # it was done before
@@ -373,9 +375,32 @@ def fit(
                 break
             if phase.result:
                 write_result(work / f"{phase.result}.pt", run)
+            if keep_ends:
+                save(end_of(phase, work), run.state())
             run.phase, run.step, losses = run.phase + 1, 0, []
         save(work / CHECKPOINT, run.state())
         (work / TRACE).write_text(json.dumps(run.trace(), indent=1))
+
+
+def go_back(run: Run, work: Path, steps: int, conditioner: Conditioning) -> None:
+    """Back to the end of the first phase that was left, as time was up, before its share of `steps`; nothing if there is none.
+
+    What came after is to come anew, from more training, and the checkpoint in `work` says so. `conditioner` is one of the right
+    sizes.
+    """
+    for phase in run.phases[: run.phase]:
+        end = end_of(phase, work)
+        if end.exists():
+            with restoring(end) as state:
+                if state["step"] < phase.share * steps:
+                    run.resume(state, conditioner)
+                    save(work / CHECKPOINT, run.state())
+                    return
+
+
+def end_of(phase: Phase, work: Path) -> Path:
+    """Where `fit` keeps how the phase ended."""
+    return work / f"end of {phase.name}.pt"
 
 
 def write_result(path: Path, run: Run) -> None:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from multiprocessing.connection import Connection
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -27,7 +28,8 @@ from plugin_bridge.web.hub import Hub
 from plugin_bridge.web.messages import LONGEST_MESSAGE, parameter_table
 
 MOST_CONNECTIONS = 64  # a browser opens some six
-LONGEST_REQUEST_SECONDS = 10.0  # until it is there
+LONGEST_REQUEST_SECONDS = 5.0  # until it is there and answered; a byte now and then does not make it longer
+KEPT_SECONDS = 2  # a connection for the next request, for which enough of those are left then
 MOST_HEADER_BYTES = 16_384
 
 PAGE_FILES = {
@@ -39,17 +41,31 @@ PAGE_FILES = {
 
 
 class Connections(H11Protocol):
-    """HTTP with bounds: uvicorn itself waits for ever for a request that never comes."""
+    """HTTP with bounds: uvicorn itself waits for ever for a request that never comes, and for an answer to be taken."""
+
+    deadline: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.deadline = self.loop.call_later(LONGEST_REQUEST_SECONDS, transport.abort)
         if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        self.loop.call_later(LONGEST_REQUEST_SECONDS, self._give_up, transport)
+            # The one that has been waited for the longest goes: who asks at once has long been answered.
+            slowest = min((one for one in self.connections if isinstance(one, Connections)), key=lambda one: one.deadline.when())
+            self.connections.discard(slowest)
+            slowest.transport.abort()
 
-    def _give_up(self, transport: asyncio.Transport) -> None:
-        if self.headers is None:  # no request has come
-            transport.abort()
+    def on_response_complete(self) -> None:
+        self.deadline.cancel()
+        self.deadline = self.loop.call_later(LONGEST_REQUEST_SECONDS, self.transport.abort)  # for the next
+        super().on_response_complete()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self.deadline.cancel()
+        super().handle_websocket_upgrade(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadline.cancel()
+        super().connection_lost(exc)
 
 
 def application(hub: Hub, token: str, loopback: bool) -> Starlette:
@@ -115,6 +131,7 @@ async def _serve(hub: Hub, app: Starlette, listener: socket.socket) -> None:
         http=Connections,
         ws_max_size=LONGEST_MESSAGE,
         ws_per_message_deflate=False,
+        timeout_keep_alive=KEPT_SECONDS,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         lifespan="off",
         log_config=None,

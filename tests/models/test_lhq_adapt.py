@@ -25,7 +25,7 @@ from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
 from models.device import CPU  # noqa: E402
 from models.graph import load_graph  # noqa: E402
-from models.lhq import adapt  # noqa: E402
+from models.lhq import adapt, train_denoiser  # noqa: E402
 from models.lhq.adapt import Listener, SongTraining, Units, train_voice  # noqa: E402
 from models.lhq.weights import load_base, save_base  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
@@ -147,6 +147,17 @@ def test_a_killed_training_goes_on_exactly(
         train(recordings, tmp_path, 10, stop_after=killed_after)
     train(recordings, tmp_path, 10)
     assert (tmp_path / "me.voice").read_bytes() == (trained[0] / "me.voice").read_bytes()
+
+
+def test_what_an_earlier_call_left_undone_is_made_up_for(
+    recordings: Path, trained: tuple[Path, list[SongTraining]], tmp_path: Path
+) -> None:
+    """The denoiser's steps first; and a kill then does not lead back to what followed them before."""
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(recordings, tmp_path, 20, stop_after=9)  # its first step
+    state = torch.load(tmp_path / train_denoiser.CHECKPOINT, weights_only=True)
+    assert (state["phase"], state["step"]) == (0, 8)
 
 
 def test_with_an_encoder_of_ones_own_the_pack_says_which(recordings: Path, tmp_path: Path) -> None:

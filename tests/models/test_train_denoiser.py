@@ -19,7 +19,7 @@ from models.lhq.data import Takes  # noqa: E402
 from models.lhq.denoiser import DenoiserConfig  # noqa: E402
 from models.lhq.evolution import LatencyTable  # noqa: E402
 from models.lhq.train_content import ContentTraining  # noqa: E402
-from models.lhq.train_denoiser import ON, PHASES, DenoiserTraining, Phase, Progress, Run, fit, go_on, load_result  # noqa: E402
+from models.lhq.train_denoiser import ON, PHASES, DenoiserTraining, Phase, Progress, Run, fit, go_back, go_on, load_result  # noqa: E402
 
 torch.set_num_threads(1)
 TABLE = LatencyTable(1.0, dict(zip(BLOCKS, (1.0, 1.0, 2.0), strict=True)))
@@ -111,6 +111,34 @@ def test_an_interrupted_run_goes_on_exactly(packed: Path, tmp_path: Path) -> Non
     assert states[0]["step"] == states[1]["step"] == 6
     for name, value in states[0]["average"].items():
         assert torch.equal(value, states[1]["average"][name]), name
+
+
+def test_steps_that_time_left_undone_are_made_up_for_exactly(packed: Path, tmp_path: Path) -> None:
+    """Two phases that time ended after a step each, then all steps, with a kill between: as if time had never been short."""
+    phases = (Phase("teach", 0.5, anneal=True, result="student"), Phase("shrink", 0.5, steps=1, anneal=True, result="mobile"))
+
+    def call(work: Path, seconds: float = float("inf"), stop_after: int | None = None) -> int:
+        """Denoiser's steps in six, or what is left of them; how many phases were done as it began."""
+        run = new_run(packed, phases=phases)
+        run.start(conditioner(), SIZES, TABLE)
+        if (work / "denoiser.pt").exists():
+            run.resume(torch.load(work / "denoiser.pt", weights_only=True), Conditioner(CONTENT))
+        go_back(run, work, 6, Conditioner(CONTENT))
+        began = run.phase
+        run.spent = run.spent_in_phase = 0.0
+        fit(run, work, print, steps=6, seconds=seconds, stop_after=stop_after, keep_ends=True)
+        return began
+
+    short, whole = tmp_path / "short", tmp_path / "whole"
+    for work in (short, whole):
+        work.mkdir()
+    began = [call(short, seconds=1e-9), *(call(short, stop_after=count) for count in (3, None, None))]
+    assert began == [0, 0, 1, 2]
+    call(whole)
+    for result in ("student.pt", "mobile.pt"):
+        (one, its), (other, others) = (load_result(work / result, Conditioner(CONTENT)) for work in (short, whole))
+        for ours, theirs in zip([*one.parameters(), *its.parameters()], [*other.parameters(), *others.parameters()], strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_the_results_have_the_latencies_asked_for_and_the_trace_says_why(trained: tuple[Path, list[Progress]]) -> None:

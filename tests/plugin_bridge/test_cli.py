@@ -423,6 +423,24 @@ def test_a_name_that_does_not_do_is_told_before_anything_is_made(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--rooms"], "--rooms needs --refs"),
+        (["--song-table", "--refs", ".", "--rooms"], "--rooms is not in the table of --song-table"),
+        (["--song-table", "--refs", ".", "--words"], "--words is not in the table of --song-table"),
+        (["--song-table", "--refs", ".", "--size", "mobile"], "--size has no place beside --song-table"),
+        (["--song-table", "--refs", ".", "--engine", "song", "--steps", "4"], "--steps has no place beside --song-table"),
+        (["--song-table", "--refs", ".", "--engine", "stream"], "--engine stream has no place beside --song-table"),
+    ],
+)
+def test_what_an_evaluation_would_not_use_is_refused_before_the_work(tmp_path, options, sentence):
+    write_audio(tmp_path / "in" / "a.wav")
+    result = run("evaluate", "delay512", tmp_path / "in", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2 and one_sentence(result).startswith(sentence)
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_is_there_for_every_command():
     commands = ("voices", "convert", "render", "demo", "bench", "evaluate", "train", "train-song", "make-pairs", "train-llvc")
     for command in (*commands, "import-llvc", "doctor"):

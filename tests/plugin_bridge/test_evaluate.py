@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from dsp.singer import Note, sing
 from plugin_bridge.cli import app
 from plugin_bridge.convert import Settings
-from plugin_bridge.evaluate import FAITHFULNESS, Judge, evaluate
+from plugin_bridge.evaluate import FAITHFULNESS, Judge, conversions, evaluate
+from plugin_bridge.files import FileError, audio_below
 
 RATE = 16_000
 PHRASE = [Note(52, 0.5, "a", "s"), Note(57, 0.7, "i", "t"), Note(55, 0.6, "o", "m"), Note(52, 0.9, ""), Note(50, 0.7, "e", "k")]
@@ -176,6 +177,21 @@ def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
         "converted/<b>/c.flac", "converted/a.wav", "figures.json", "report.html",
     ]  # fmt: skip
+
+
+def test_what_other_evaluations_converted_is_neither_a_recording_nor_a_reference(tmp_path):
+    """For an evaluation, and for the row of a song table; but a folder of the user's that is called alike holds recordings."""
+    out, takes = tmp_path / "evaluation", tmp_path / "lhq-1" / "converted"
+    for folder in (out, out / "lhq-1", out / "mobile-16"):
+        write(folder / "converted" / "a.wav", song()[:100])
+    for place in (out, out / "lhq-2"):
+        with pytest.raises(FileError, match="holds no audio files"):
+            evaluate(Settings("delay512"), tmp_path, place, home=out)
+    write(takes / "a.wav", song()[:100])
+    for place in (out, out / "lhq-2"):
+        with pytest.raises(FileError, match="holds no recordings of the target"):
+            evaluate(Settings("delay512"), takes, place, refs=out, home=out)
+    assert list(audio_below(tmp_path, out / "lhq-2", others=conversions(out))) == [takes / "a.wav"]
 
 
 def test_without_references_or_a_quality_model_their_figures_are_left_out(judge, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,13 @@ from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 import presets as presets_folder
-from plugin_bridge import VoiceConverter
+from plugin_bridge import VoiceConverter, oscquery
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.osc import OscServer, standing_of
-from plugin_bridge.osc_link import PACE_SECONDS
+from plugin_bridge.osc_link import PACE_SECONDS, Link
 from plugin_bridge.osc_nodes import NODES
 from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
+from plugin_bridge.oscquery import MOST_CONNECTIONS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import presets
 from plugin_bridge.signal_path import SignalPath
@@ -566,6 +569,53 @@ def test_a_controller_builds_itself_from_the_tree_over_http(stage: Stage) -> Non
         with socket.create_connection(("127.0.0.1", stage.server.address[1])) as client, suppress(OSError):
             client.sendall(line)
     assert get("/vc/mix?VALUE")[0] == 200
+
+
+def slow(port: int) -> socket.socket:
+    """Somebody who begins a request and sends on a byte at a time."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(b"GET / HTTP/1.0\r\nX: ")
+    return connection
+
+
+def test_however_many_send_slowly_another_is_answered_at_once(stage: Stage) -> None:
+    port = stage.server.address[1]
+    with ExitStack() as open_connections:
+        trickling = [open_connections.enter_context(slow(port)) for _ in range(2 * MOST_CONNECTIONS)]
+        for _ in range(2):
+            for connection in trickling:
+                with suppress(OSError):
+                    connection.sendall(b"x")
+            assert get_json(stage.server, "/vc/mix?VALUE", "localhost") == (200, {"VALUE": [1.0]})
+        for connection in trickling[:MOST_CONNECTIONS]:  # they had to go
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+
+
+def test_who_sends_a_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oscquery, "LONGEST_CONNECTION_SECONDS", 0.2)
+    ours, theirs = Pipe()
+    http = oscquery._Http(("127.0.0.1", 0), NODES, Link(ours, list, lambda items, result: None))
+    serving = threading.Thread(target=http.serve_forever)
+    serving.start()
+    try:
+        with slow(http.server_address[1]) as connection:
+            begun = time.monotonic()
+            with suppress(OSError):
+                while select.select([connection], [], [], 0.05)[0] == []:  # until there is an end
+                    connection.sendall(b"x")
+                    assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun > 0.2
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        # Nor is a thread left of it.
+        wait_for(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()), "its thread to end")
+    finally:
+        http.shutdown()
+        serving.join()
+        http.server_close()
+        ours.close()
+        theirs.close()
 
 
 # What a widget of each type knows (`defaults()` in Open Stage Control's sources); it drops what it does not.

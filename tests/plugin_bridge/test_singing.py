@@ -96,6 +96,25 @@ def test_without_a_folder_a_synthetic_singer_is_converted_measured_and_shown(mon
     assert page.count('src="data:audio/flac;base64,') == 2
 
 
+def test_neither_kind_of_evaluation_overwrites_the_other(monkeypatch, tmp_path):
+    """By default they have folders of their own; in the same one, the second is refused before the work."""
+    monkeypatch.setattr(singing, "TESTS", ())
+    monkeypatch.setattr(singing, "PHRASE", singing.PHRASE[:2])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "evaluation").mkdir()
+    of_recordings = tmp_path / "evaluation" / "figures.json"
+    of_recordings.write_text('{"clips": []}')
+    result = run("evaluate", "delay512")
+    assert result.exit_code == 0, result.stderr
+    assert of_recordings.read_text() == '{"clips": []}'
+    of_singing = tmp_path / "evaluation" / "singing" / "figures.json"
+    assert "findings" in json.loads(of_singing.read_text())
+    for arguments in (["delay512", "--out", "evaluation"], ["delay512", "in", "--out", "evaluation/singing"]):
+        result = run("evaluate", *arguments)
+        assert result.exit_code == 2 and "which would be lost: name another folder" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -54,16 +54,19 @@ def test_the_table_has_a_row_for_each_size_and_number_of_steps(tmp_path):
     voice = write_song_pack(tmp_path / "song.voice", {"even": 0.0})
     write(tmp_path / "in" / "a.wav")
     write(tmp_path / "refs" / "b.wav", 1)
-    arguments = ["evaluate", voice, tmp_path / "in", "--refs", tmp_path / "refs", "--out", tmp_path / "out", "--transpose", "0"]
+    out = tmp_path / "in" / "out"  # with the recordings: no row takes for one what another has made
+    arguments = ["evaluate", voice, tmp_path / "in", "--refs", tmp_path / "refs", "--out", out, "--transpose", "0"]
     result = run(*arguments, "--song-table")
     assert result.exit_code == 0, result.stderr
     assert all(head in result.stdout for head in COLUMNS)
-    rows = json.loads((tmp_path / "out" / "songs.json").read_text())
+    rows = json.loads((out / "songs.json").read_text())
     assert [(row["size"], row["steps"]) for row in rows] == [(size, steps) for size in ("lhq", "mobile") for steps in (1, 2, 4, 16)]
     for row in rows:
         assert row["dnsmos"] is None and row["cents"] < 20 and row["times_real_time"] > 0 and 0 < row["megabytes"] < 5
         assert 0.3 < row["speaker_cosine"] <= 1
-        assert (tmp_path / "out" / f"{row['size']}-{row['steps']}" / "report.html").exists()
+        place = out / f"{row['size']}-{row['steps']}"
+        assert (place / "report.html").exists()
+        assert len(json.loads((place / "figures.json").read_text())["clips"]) == 1
 
 
 def test_a_table_needs_references_and_songs(tmp_path):

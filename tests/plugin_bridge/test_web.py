@@ -1,5 +1,6 @@
 """The page of a live conversion: in a real browser, over raw sockets, and in the face of whatever is sent to it."""
 
+import asyncio
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
+from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from browser import CHROMIUM, Browser, Tab, browser
 from companions import server_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_socket
@@ -30,6 +33,8 @@ from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import presets
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.web import page as page_module
+from plugin_bridge.web import server
+from plugin_bridge.web.hub import Hub
 from plugin_bridge.web.messages import MessageError, read_message
 from plugin_bridge.web.meters import FLOOR_DB, PitchMeter, level_db
 from plugin_bridge.web.page import Page, PageError
@@ -419,6 +424,63 @@ def test_pages_and_connections_are_bounded(stage: Stage) -> None:
     for connection in idle:
         connection.close()
     wait_for(lambda: get(stage, "/")[0] == 200, "the page to answer again")
+
+
+def test_however_many_send_slowly_a_page_is_served_at_once(stage: Stage) -> None:
+    with ExitStack() as connections:
+        for number in range(2 * server.MOST_CONNECTIONS):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", stage.page.port)))
+            connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+            if number % server.MOST_CONNECTIONS == server.MOST_CONNECTIONS - 1:
+                assert get(stage, "/")[0] == 200
+
+
+def test_who_sends_slowly_is_not_waited_for_in_a_second_request_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor who takes no answers; a page's socket stays."""
+    monkeypatch.setattr(server, "LONGEST_REQUEST_SECONDS", 0.5)
+    request = b"GET /app.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def ends(reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+
+    async def scenario() -> None:
+        ours, theirs = Pipe()
+        hub = Hub(theirs, RATE)
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little is in nobody's hands
+        place = listener.getsockname()
+        serving = asyncio.create_task(server._serve(hub, server.application(hub, "", True), listener))
+        async with connect_async(f"ws://localhost:{place[1]}/socket") as page:
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(request)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            end = asyncio.create_task(ends(reader))
+            begun = time.monotonic()
+            for byte in request[:-3]:
+                writer.write(bytes([byte]))
+                if (await asyncio.wait([end], timeout=0.05))[0]:
+                    break
+            assert end.done()
+            assert time.monotonic() - begun > 0.4
+            writer.close()
+            with socket.socket() as greedy:
+                greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                greedy.connect(place)
+                greedy.sendall(30 * request)
+                end_at = time.monotonic() + PATIENCE_SECONDS
+                with pytest.raises(ConnectionError):
+                    while time.monotonic() < end_at:
+                        await asyncio.sleep(0.05)
+                        greedy.send(b"x")
+            await (await page.ping())
+        serving.cancel()
+        await asyncio.wait([serving])
+        ours.close()
+        theirs.close()
+
+    asyncio.run(scenario())
 
 
 # Who may.
