@@ -49,6 +49,15 @@ class Item:
         """Whether it sets a number or a switch, which takes no time, and where only the newest counts."""
         return self.sets not in ("", "voice", "preset")
 
+    def takes_place_of(self, other: Item) -> bool:
+        """Whether only the newer one counts: of numbers, of mixes of the same voices, and of what is the same anyway.
+
+        Of other voices and presets the older one counts if the newer one cannot be.
+        """
+        mixed = _mixed(self.command)
+        alike = self.is_number or self.command == other.command or (bool(mixed) and mixed == _mixed(other.command))
+        return bool(self.sets) and self.sets == other.sets and alike
+
 
 @dataclass
 class Result:
@@ -69,8 +78,8 @@ class Question:
 class Link:
     """Everybody puts and asks; `forward` says it to the process of the audio, `hear` takes what that answers.
 
-    The newest value of a number takes the place of those that still wait: so a flood costs the other process no more than
-    a slow hand.
+    The newest value of a number, or of the weights in a mix, takes the place of those that still wait: so a flood costs the
+    other process no more than a slow hand.
 
     Parameters
     ----------
@@ -157,9 +166,19 @@ def add(items: list[Item], item: Item) -> None:
     items.append(item)
 
 
+def _mixed(command: Command) -> set[str] | int:
+    """The voices of a mix, or how many they are; 0 if it is none."""
+    if command["do"] == "morph":
+        return len(command["weights"])
+    voice = command["changes"].get("voice") if command["do"] == "change" else None
+    return set(voice) if isinstance(voice, dict) else 0
+
+
 def _joined(waiting: list[Item], items: list[Item]) -> bool:
-    """Make `items` part of what waits, if all of both is numbers: the audio takes them at once anyway."""
-    if not all(item.is_number for item in (*waiting, *items)):
+    """Make `items` part of what waits, if that is the same: the audio takes at once anyway what came meanwhile."""
+    if not all(other.sets for other in waiting):
+        return False
+    if not all(item.is_number or any(map(item.takes_place_of, waiting)) for item in items):
         return False
     for item in items:
         add(waiting, item)

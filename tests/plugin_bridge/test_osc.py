@@ -392,6 +392,35 @@ def test_a_flood_reaches_the_audio_as_few_changes(stage: Stage) -> None:
     assert 1 <= len(changes) <= elapsed / PACE_SECONDS + 2
 
 
+def test_a_hand_that_morphs_is_followed_however_fast_it_is(stage: Stage) -> None:
+    """Weights of voices on two faders, a number on a third, for a second; then the hand rests, and so does the sound."""
+    changes: list[object] = []
+    stage.surface.listeners.append(changes.append)
+    for number in range(200):
+        share = number / 200
+        named = number % 100 < 50  # half of the time by name, the rest by place
+        morph = packet("/vc/morph", "bank_a", 1 - share, "bank_b", share) if named else packet("/vc/morph", 1 - share, share)
+        stage.send(morph if number % 2 else packet("/vc/pitch", share))
+        time.sleep(0.005)
+    stage.send(packet("/vc/morph", "bank_a", 0.25, "bank_b", 0.75))
+    before = len(changes)
+    stage.sync()
+    assert len(changes) - before <= 15  # of 201
+    assert stage.path.converter.voice == {"bank_a": 0.25, "bank_b": 0.75}
+    assert stage.path.converter.pitch_shift == pytest.approx(198 / 200)
+
+
+def test_voices_and_presets_in_a_row_are_all_tried(stage: Stage) -> None:
+    """What is refused leaves what came before it."""
+    stage.send(packet("/vc/voice", "bank_b"))
+    stage.send(packet("/vc/pitch", 2.0))
+    for _ in range(3):
+        stage.send(packet("/vc/voice", "rate16k"))
+    stage.send(packet("/vc/pitch", 3.0))
+    stage.sync()
+    assert (stage.path.converter.voice, stage.path.converter.pitch_shift) == ("bank_b", 3.0)
+
+
 def test_touches_and_pages_of_touchosc_are_told_apart_from_its_faders(stage: Stage) -> None:
     for message in (packet("/ping"), packet("/1"), packet("/accxyz", 0.1, 0.2, 0.9), packet("/vc/pitch/n/z", 1.0)):
         stage.send(message)
