@@ -89,6 +89,23 @@ def test_a_recorded_take_is_played_again_to_the_sample(tmp_path: Path) -> None:
     np.testing.assert_allclose(again[:, :-late], np.clip(wet[:, late:], -1, 1), atol=2**-23)  # it writes 24 bits
 
 
+def test_a_take_is_played_again_where_a_voice_came_that_cannot_follow_its_glide(tmp_path: Path) -> None:
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 512, 1)
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x = np.random.default_rng(1).uniform(-0.5, 0.5, 100 * 512).astype(np.float32)
+    out = np.empty((1, 512), np.float32)
+    gestures = {20: {"ramp_ms": 400.0, "pitch_shift": 7.0}, 30: {"voice": "delay512"}, 80: {"voice": "bank_a"}}
+    for block in range(100):
+        if block in gestures:
+            path.post(path.ready(gestures[block]))  # type: ignore[arg-type]
+        source = x[block * 512 : block * 512 + 512]
+        path.process(source, out)
+        recorder.push(source, out)
+    recorder.close()
+    timeline = read_timeline(recorder.timeline_target)
+    np.testing.assert_array_equal(replay(timeline, x), read_audio(recorder.target))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
