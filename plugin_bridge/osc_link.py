@@ -16,7 +16,6 @@ from plugin_bridge.osc_nodes import Command, Standing
 
 # Between two sayings; about a block, as the audio takes what came in between at once anyway.
 PACE_SECONDS = 0.005
-MOST_COMMANDS = 32  # in one saying, if they did not come in one packet
 MOST_WAITING = 256  # packets and questions; more wait in the system's buffer, and are lost when that is full, as datagrams may be
 MOST_ECHOES = 64  # for one command: of those that asked for the same thing, one value before the other
 
@@ -102,8 +101,13 @@ class Link:
         self._answers: queue.SimpleQueue[tuple[list[Result], Standing]] = queue.SimpleQueue()
 
     def put(self, items: list[Item]) -> None:
-        """What one packet wants, to be done together. Waits while too much is waiting already."""
+        """What one packet wants, to be done together. Waits while too much is waiting already, unless it is a panic."""
         with self._changed:
+            if _is_panic(items):  # before whatever a controller gone wild wants, which takes its time
+                if not (self._packets and _is_panic(self._packets[0]) and _joined(self._packets[0], items)):
+                    self._packets.insert(0, items)
+                self._changed.notify_all()
+                return
             if self._packets and _joined(self._packets[-1], items):
                 return
             self._changed.wait_for(self._has_room)
@@ -129,7 +133,8 @@ class Link:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._packets or self._questions)
-                packets = self._take_packets()
+                # One at a time: the longer it takes the longer the other process rests then, which a panic would wait for.
+                packets = [self._packets.pop(0)] if self._packets else []
                 # Not before all is done that was put before they were asked.
                 questions: list[Question] = []
                 if not self._packets:
@@ -146,14 +151,6 @@ class Link:
             for question in questions:
                 question.answer(standing)
             time.sleep(PACE_SECONDS)
-
-    def _take_packets(self) -> list[list[Item]]:
-        taken: list[list[Item]] = []
-        count = 0
-        while self._packets and (not taken or count + len(self._packets[0]) <= MOST_COMMANDS):
-            taken.append(self._packets.pop(0))
-            count += len(taken[-1])
-        return taken
 
 
 def add(items: list[Item], item: Item) -> None:
@@ -172,6 +169,10 @@ def _mixed(command: Command) -> set[str] | int:
         return len(command["weights"])
     voice = command["changes"].get("voice") if command["do"] == "change" else None
     return set(voice) if isinstance(voice, dict) else 0
+
+
+def _is_panic(items: list[Item]) -> bool:
+    return all(item.sets == "panic" for item in items)
 
 
 def _joined(waiting: list[Item], items: list[Item]) -> bool:

@@ -410,6 +410,20 @@ def test_a_hand_that_morphs_is_followed_however_fast_it_is(stage: Stage) -> None
     assert stage.path.converter.pitch_shift == pytest.approx(198 / 200)
 
 
+def test_panic_does_not_wait_for_what_a_controller_gone_wild_put_before_it(stage: Stage) -> None:
+    changes: list[dict[str, object]] = []
+    stage.surface.listeners.append(changes.append)  # type: ignore[arg-type]
+    for number in range(40):
+        stage.send(packet("/vc/voice", ("bank_a", "bank_b")[number % 2]))
+    for _ in range(10):
+        stage.send(packet("/vc/panic"))
+    stage.sync()
+    at = [place for place, change in enumerate(changes) if "panic" in change]
+    assert at
+    assert at[0] < len(changes) - 20
+    assert stage.path.converter.voice == "bank_b"
+
+
 def test_voices_and_presets_in_a_row_are_all_tried(stage: Stage) -> None:
     """What is refused leaves what came before it."""
     stage.send(packet("/vc/voice", "bank_b"))
