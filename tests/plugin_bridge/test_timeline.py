@@ -106,6 +106,17 @@ def test_a_take_is_played_again_where_a_voice_came_that_cannot_follow_its_glide(
     np.testing.assert_array_equal(replay(timeline, x), read_audio(recorder.target))
 
 
+def test_a_performance_that_did_not_begin_leaves_an_earlier_take(tmp_path: Path) -> None:
+    takes = [tmp_path / name for name in ("take.wav", "take.dry.wav", "take.json")]
+    for take in takes:
+        take.write_text("of the evening before")
+    recorder = TakeRecorder(takes[0], SignalPath(VoiceConverter("bank_a"), RATE, 512, 1))
+    recorder.close()
+    assert (recorder.samples, recorder.problem) == (0, "")
+    assert sorted(tmp_path.iterdir()) == sorted(takes)
+    assert {take.read_text() for take in takes} == {"of the evening before"}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
