@@ -21,8 +21,8 @@ from plugin_bridge.signal_path import Change, Changes, Gesture, SignalPath, chec
 from plugin_bridge.user_file import read_bounded, read_json
 from plugin_bridge.voices import parse_voice
 
-MOST_BYTES = 1 << 26
 MOST_EVENTS = 1_000_000
+MOST_BYTES = 1 << 27  # for as many numbers as a take is written with
 LONGEST_SECONDS = 1e6
 
 RAMP, PANIC, PRESET, CHAIN, SKIP = "/vc/ramp", "/vc/panic", "/vc/preset/load", "/vc/chain", "/vc/skip"

@@ -14,7 +14,7 @@ from plugin_bridge.cli import app
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder
-from plugin_bridge.timeline import TimelineError, read_timeline, replay
+from plugin_bridge.timeline import MOST_BYTES, MOST_EVENTS, Event, Timeline, TimelineError, read_timeline, replay
 
 RATE = 48_000
 
@@ -104,6 +104,12 @@ def test_a_take_is_played_again_where_a_voice_came_that_cannot_follow_its_glide(
     recorder.close()
     timeline = read_timeline(recorder.timeline_target)
     np.testing.assert_array_equal(replay(timeline, x), read_audio(recorder.target))
+
+
+def test_as_many_gestures_as_are_written_can_be_read() -> None:
+    longest = Event(time=123_456.78901234567, address="/vc/formant", value=-11.123456789012345)
+    written = Timeline(sample_rate=RATE, events=(longest,) * 1000).model_dump_json(indent=1)
+    assert len(written) * MOST_EVENTS / 1000 <= MOST_BYTES
 
 
 def test_a_performance_that_did_not_begin_leaves_an_earlier_take(tmp_path: Path) -> None:
