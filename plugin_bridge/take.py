@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,8 @@ from plugin_bridge.timeline import Event, Timeline, events_of
 
 RING_SECONDS = 20.0  # for which a disk may stall
 WRITE_SECONDS = 0.1
+# Left free on the disk: a file that cannot be written to its end is no recording, and hours of a show would be lost.
+RESERVE_BYTES = 1 << 25
 
 
 class _NothingHeardError(Exception):
@@ -43,7 +46,7 @@ class TakeRecorder:
     lost : int
         Samples that are silence in the files because the disk was too slow.
     problem : str
-        Why nothing more is written, if so.
+        Why nothing more is recorded, if so; on a disk that is full, what was until then is complete.
     """
 
     def __init__(self, target: Path, path: SignalPath) -> None:
@@ -87,6 +90,9 @@ class TakeRecorder:
                 while not last:
                     last = self._done.wait(WRITE_SECONDS)
                     self._drain(dry, wet)
+                    if shutil.disk_usage(self.target.parent).free < RESERVE_BYTES:
+                        self.problem = f"{self.target} ends here: the disk is full"
+                        break
                 if not self.samples:
                     raise _NothingHeardError
             events: list[Event] = list(events_of(self._log, self._rate))
