@@ -155,8 +155,11 @@ class Link:
 
 def add(items: list[Item], item: Item) -> None:
     """Let an item follow others with which it happens together, and take the place of one that sets the same."""
-    for place, other in enumerate(items):
-        if item.sets and other.sets == item.sets:
+    for place in reversed(range(len(items))):
+        other = items[place]
+        if not other.sets:
+            break  # a preset that is saved is to hold what was set before
+        if other.sets == item.sets:
             before = items.pop(place).echoes
             item.echoes = before | item.echoes if len(before) < MOST_ECHOES else before
             break

@@ -33,7 +33,7 @@ from plugin_bridge.osc_link import PACE_SECONDS
 from plugin_bridge.osc_nodes import NODES
 from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.preset import presets
+from plugin_bridge.preset import find_preset, presets
 from plugin_bridge.signal_path import SignalPath
 
 RATE = 48_000
@@ -234,6 +234,14 @@ def test_a_bundle_is_applied_together_whatever_its_time_says(stage: Stage) -> No
         assert stage.until(lambda got: got[0] == "/vc/error") == ("/vc/error", "/vc/mix", "mix must be between 0 and 1, got 7")
         stage.sync()
     assert [changes for _, changes in stage.path.log] == [{"pitch_shift": 4.0, "gain_db": -6.0, "formant_shift": 2.0}] * 3
+
+
+def test_what_is_saved_in_a_bundle_is_what_came_before_in_it(stage: Stage) -> None:
+    four, five = packet("/vc/preset/save", "four"), packet("/vc/preset/save", "five")
+    stage.send(raw_bundle(packet("/vc/pitch", 4.0), four, packet("/vc/pitch", 5.0), five, packet("/vc/pitch", 6.0)))
+    stage.sync()
+    assert [find_preset(name).numbers()["pitch_shift"] for name in ("four", "five")] == [4.0, 5.0]
+    assert stage.path.converter.pitch_shift == 6.0
 
 
 def test_subscribers_hear_every_change_at_most_thirty_times_a_second(stage: Stage) -> None:
