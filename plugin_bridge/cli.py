@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.models import OptionInfo
 
+from models.interruption import ENDINGS
 from plugin_bridge.parameters import PARAMETERS
 
 # The modules behind the commands are imported where they are used: `--help` answers at once.
@@ -65,15 +67,35 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line of this process."""
-    # A terminated conversion tidies up like an interrupted one.
-    signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
+    # A conversion that is terminated, or whose terminal is closed, tidies up like an interrupted one.
+    for number in ENDINGS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be anything, terminals may not
     app()
 
 
+def _open_streams() -> None:
+    """Nowhere, for standard streams that are closed, as those of a service may be: what is written there goes to nobody.
+
+    Else the next file that is opened has their number, and gets what a library has to say.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # A terminal that is closed tells its programs, and so does its shell: another one would break off the tidying up.
+    for other in ENDINGS:
+        signal.signal(other, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
@@ -1243,7 +1265,7 @@ def _print_card(card: VoiceCard) -> None:
 
 def _progress(*columns: ProgressColumn) -> Progress:
     """A progress bar on standard error, where a person looks at it, and nothing in a log file."""
-    console = Console(stderr=True)
+    console = _ErrorConsole(stderr=True)
     return Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console, disable=not console.is_terminal)
 
 
@@ -1266,8 +1288,16 @@ def _training(name: str, steps: int | None) -> Iterator[tuple[Callable[[int, int
         yield show, lambda sentence: _say(sentence, progress.console)
 
 
+class _ErrorConsole(Console):
+    """Standard error, which may have lost its reader: no reason to end a performance, nor to close standard output."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def _say(sentence: str, console: Console | None = None) -> None:
-    (console or Console(stderr=True)).print(Text(f"plugin-bridge: {sentence}"), soft_wrap=True)
+    with suppress(OSError):  # the terminal is gone
+        (console or _ErrorConsole(stderr=True)).print(Text(f"plugin-bridge: {sentence}"), soft_wrap=True)
 
 
 def _finish(left: str, interrupted: bool, problems: object) -> None:

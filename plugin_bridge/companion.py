@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from models.interruption import FROM_TERMINAL, leave_to_parent
+
 START_SECONDS = 60.0  # a slow computer imports for long
 RETRY_SECONDS = 1.0
 END_SECONDS = 2.0
@@ -142,8 +144,8 @@ class Companion:
 
 
 def stand_back() -> None:
-    """In the process, first of all: Ctrl-C is for the performance, which ends this; and the audio goes first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In the process, first of all: Ctrl-C and a closed terminal are for the performance, which ends this; audio goes first."""
+    leave_to_parent()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
 
@@ -158,11 +160,11 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """A process that is started now never hears Ctrl-C: it ends with this one."""
+    """A process that is started now never hears Ctrl-C, nor that the terminal was closed: it ends with this one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
     try:
         yield
     finally:

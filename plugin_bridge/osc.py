@@ -117,8 +117,12 @@ class OscServer:
 
     def _do(self, commands: list[Command]) -> Result:
         together: Gesture | None = None
+        changed: dict[str, None] = {}
         refused: list[tuple[int, str, bool]] = []
         for place, command in enumerate(commands):
+            if command["do"] == "save" and together is not None:  # what is kept is what the messages before it asked for
+                self._surface.post(together)
+                together = None
             try:
                 gesture = self._ready(command)
             except (ValueError, TypeError, OSError) as error:
@@ -129,10 +133,10 @@ class OscServer:
                 continue
             if gesture is not None:
                 together = gesture if together is None else together.then(gesture)
-        if together is None:
-            return Result([], refused)
-        self._surface.post(together)
-        return Result(list(together.changes), refused)
+                changed |= dict.fromkeys(gesture.changes)
+        if together is not None:
+            self._surface.post(together)
+        return Result(list(changed), refused)
 
     def _ready(self, command: Command) -> Gesture | None:
         if self._midi is not None and command["do"] in MIDI_COMMANDS:

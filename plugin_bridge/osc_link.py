@@ -16,7 +16,6 @@ from plugin_bridge.osc_nodes import Command, Standing
 
 # Between two sayings; about a block, as the audio takes what came in between at once anyway.
 PACE_SECONDS = 0.005
-MOST_COMMANDS = 32  # in one saying, if they did not come in one packet
 MOST_WAITING = 256  # packets and questions; more wait in the system's buffer, and are lost when that is full, as datagrams may be
 MOST_ECHOES = 64  # for one command: of those that asked for the same thing, one value before the other
 
@@ -49,6 +48,15 @@ class Item:
         """Whether it sets a number or a switch, which takes no time, and where only the newest counts."""
         return self.sets not in ("", "voice", "preset")
 
+    def takes_place_of(self, other: Item) -> bool:
+        """Whether only the newer one counts: of numbers, of mixes of the same voices, and of what is the same anyway.
+
+        Of other voices and presets the older one counts if the newer one cannot be.
+        """
+        mixed = _mixed(self.command)
+        alike = self.is_number or self.command == other.command or (bool(mixed) and mixed == _mixed(other.command))
+        return bool(self.sets) and self.sets == other.sets and alike
+
 
 @dataclass
 class Result:
@@ -69,8 +77,8 @@ class Question:
 class Link:
     """Everybody puts and asks; `forward` says it to the process of the audio, `hear` takes what that answers.
 
-    The newest value of a number takes the place of those that still wait: so a flood costs the other process no more than
-    a slow hand.
+    The newest value of a number, or of the weights in a mix, takes the place of those that still wait: so a flood costs the
+    other process no more than a slow hand.
 
     Parameters
     ----------
@@ -93,8 +101,13 @@ class Link:
         self._answers: queue.SimpleQueue[tuple[list[Result], Standing]] = queue.SimpleQueue()
 
     def put(self, items: list[Item]) -> None:
-        """What one packet wants, to be done together. Waits while too much is waiting already."""
+        """What one packet wants, to be done together. Waits while too much is waiting already, unless it is a panic."""
         with self._changed:
+            if _is_panic(items):  # before whatever a controller gone wild wants, which takes its time
+                if not (self._packets and _is_panic(self._packets[0]) and _joined(self._packets[0], items)):
+                    self._packets.insert(0, items)
+                self._changed.notify_all()
+                return
             if self._packets and _joined(self._packets[-1], items):
                 return
             self._changed.wait_for(self._has_room)
@@ -120,7 +133,8 @@ class Link:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._packets or self._questions)
-                packets = self._take_packets()
+                # One at a time: the longer it takes the longer the other process rests then, which a panic would wait for.
+                packets = [self._packets.pop(0)] if self._packets else []
                 # Not before all is done that was put before they were asked.
                 questions: list[Question] = []
                 if not self._packets:
@@ -138,28 +152,37 @@ class Link:
                 question.answer(standing)
             time.sleep(PACE_SECONDS)
 
-    def _take_packets(self) -> list[list[Item]]:
-        taken: list[list[Item]] = []
-        count = 0
-        while self._packets and (not taken or count + len(self._packets[0]) <= MOST_COMMANDS):
-            taken.append(self._packets.pop(0))
-            count += len(taken[-1])
-        return taken
-
 
 def add(items: list[Item], item: Item) -> None:
     """Let an item follow others with which it happens together, and take the place of one that sets the same."""
-    for place, other in enumerate(items):
-        if item.sets and other.sets == item.sets:
+    for place in reversed(range(len(items))):
+        other = items[place]
+        if not other.sets:
+            break  # a preset that is saved is to hold what was set before
+        if other.sets == item.sets:
             before = items.pop(place).echoes
             item.echoes = before | item.echoes if len(before) < MOST_ECHOES else before
             break
     items.append(item)
 
 
+def _mixed(command: Command) -> set[str] | int:
+    """The voices of a mix, or how many they are; 0 if it is none."""
+    if command["do"] == "morph":
+        return len(command["weights"])
+    voice = command["changes"].get("voice") if command["do"] == "change" else None
+    return set(voice) if isinstance(voice, dict) else 0
+
+
+def _is_panic(items: list[Item]) -> bool:
+    return all(item.sets == "panic" for item in items)
+
+
 def _joined(waiting: list[Item], items: list[Item]) -> bool:
-    """Make `items` part of what waits, if all of both is numbers: the audio takes them at once anyway."""
-    if not all(item.is_number for item in (*waiting, *items)):
+    """Make `items` part of what waits, if that is the same: the audio takes at once anyway what came meanwhile."""
+    if not all(other.sets for other in waiting):
+        return False
+    if not all(item.is_number or any(map(item.takes_place_of, waiting)) for item in items):
         return False
     for item in items:
         add(waiting, item)

@@ -124,7 +124,8 @@ def _number_nodes(parameter: Parameter) -> list[Node]:
 def _voice_nodes(parameter: Parameter) -> list[Node]:
     def write(given: tuple[Argument, ...]) -> Command:
         if len(given) == 1 and isinstance(given[0], str):
-            return _voice(_bare_name(given[0]))
+            _check_bare([given[0]])
+            return _voice(given[0])
         number = one_number(given)
         names = voices()
         if number != int(number) or not 0 <= number < len(names):
@@ -159,9 +160,10 @@ def _read_morph(standing: Standing) -> tuple[Argument, ...]:
 def _write_morph(given: tuple[Argument, ...]) -> Command:
     if not any(isinstance(value, str) for value in given):
         return {"do": "morph", "weights": [one_number((value,)) for value in given]}
-    names = [_bare_name(value) if isinstance(value, str) else "" for value in given[::2]]
-    if len(given) % 2 or "" in names or len(set(names)) < len(names):
+    names = [value for value in given[::2] if isinstance(value, str)]
+    if 2 * len(set(names)) != len(given):
         raise RefusedError("names and weights must come in turn, and each name once")
+    _check_bare(names)
     weights = dict(zip(names, (one_number((value,)) for value in given[1::2]), strict=True))
     # A voice without weight would say that it is in the mix.
     return _voice({name: weight for name, weight in weights.items() if weight != 0})
@@ -324,12 +326,12 @@ def _text(given: tuple[Argument, ...]) -> str:
     return given[0]
 
 
-def _bare_name(text: str) -> str:
-    """A voice's name: over the network no file is opened by its path."""
+def _check_bare(texts: list[str]) -> None:
+    """RefusedError unless they are voices' names: over the network no file is opened by its path."""
     names = voices()
-    if text not in names:
-        raise RefusedError(f"no voice is called {text[:80]!r}, there are {', '.join(names)}")
-    return text
+    for text in texts:
+        if text not in names:
+            raise RefusedError(f"no voice is called {text[:80]!r}, there are {', '.join(names)}")
 
 
 def _change(name: str, value: float | bool) -> Command:

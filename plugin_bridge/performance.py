@@ -102,6 +102,7 @@ class Performance:
                 recorder = TakeRecorder(_free(record) if state else record, path)
                 stack.callback(recorder.close)
             self._recorder = recorder
+            self._problem_told = False
             self.page = None
             if web is not None:
                 # The pages that are open know the token of the process whose place this one took.
@@ -148,17 +149,24 @@ class Performance:
         if self.page is not None:
             open_to = "whoever has this address" if self.page.token else "this computer alone (--web-host opens it)"
             self._tell(f"page at {self.page.address} , open to {open_to}")
-        begun = time.monotonic()
-        told = begun
+        told = time.monotonic()
 
         def ended() -> bool:
             nonlocal told
+            self._tell_problem()
             if sys.stderr.isatty() and time.monotonic() - told > STATUS_SECONDS:
                 told = time.monotonic()
                 self._tell(_line(self.host.status()))
             return False
 
         self.host.watch(ended)
+
+    def _tell_problem(self) -> None:
+        """That nothing is recorded any more is told when it happens, while something can be done about it; and once."""
+        recorder = self._recorder
+        if recorder is not None and recorder.problem and not self._problem_told:
+            self._problem_told = True
+            self._tell(recorder.problem)
 
     def _load_voices(self) -> None:
         """Load every pack, so that no change of voice has to; what is broken is told when it is asked for."""
@@ -180,9 +188,8 @@ class Performance:
         recorder = self._recorder
         if recorder is not None:
             recorder.close()
-            if recorder.problem:
-                self._tell(recorder.problem)
-            else:
+            self._tell_problem()
+            if recorder.samples and not recorder.problem:
                 self._tell(f"recorded {recorder.target}, {recorder.dry_target.name} and {recorder.timeline_target.name}")
             if recorder.lost:
                 self._tell(f"{recorder.lost} samples of the recording are missing: the disk was too slow")
@@ -196,7 +203,8 @@ class Performance:
         os.environ[STATE_VARIABLE] = json.dumps({"preset": self.surface.preset, "events": events, "token": token})
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "plugin_bridge", *sys.argv[1:]])
+        # As this one was begun: `-m` would take what lies in the present folder for our packages.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
     def _restore(self, state: str) -> None:
         kept = json.loads(state)

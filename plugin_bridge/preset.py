@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -201,6 +202,8 @@ def read_preset(path: Path) -> Preset:
     PresetError
         If it cannot be read, or something in it is not as it must be.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for, whoever asked for the list
+        raise PresetError(f"the preset {path} must be a file")
     return read_json(path, Preset, "preset", MOST_BYTES, PresetError)
 
 

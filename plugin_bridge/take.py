@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,10 +19,16 @@ from plugin_bridge.timeline import Event, Timeline, events_of
 
 RING_SECONDS = 20.0  # for which a disk may stall
 WRITE_SECONDS = 0.1
+# Left free on the disk: a file that cannot be written to its end is no recording, and hours of a show would be lost.
+RESERVE_BYTES = 1 << 25
+
+
+class _NothingHeardError(Exception):
+    """No sample came, as when a device cannot be opened: no reason to write over an earlier take of the name."""
 
 
 class TakeRecorder:
-    """Writes `NAME.wav` (converted), `NAME.dry.wav` (source) and `NAME.json` (gestures) when closed.
+    """Writes `NAME.wav` (converted), `NAME.dry.wav` (source) and `NAME.json` (gestures) when closed, if anything was heard.
 
     `push` belongs to the audio thread: it copies into a ring, from which another thread writes.
 
@@ -34,16 +41,18 @@ class TakeRecorder:
 
     Attributes
     ----------
+    samples : int
+        Recorded so far.
     lost : int
         Samples that are silence in the files because the disk was too slow.
     problem : str
-        Why nothing more is written, if so.
+        Why nothing more is recorded, if so; on a disk that is full, what was until then is complete.
     """
 
     def __init__(self, target: Path, path: SignalPath) -> None:
         if target.suffix.lower() != ".wav":
             raise ValueError(f"a recording's name must end in .wav, not {target.name!r}")
-        self.target, self.lost, self.problem = target, 0, ""
+        self.target, self.samples, self.lost, self.problem = target, 0, 0, ""
         self._path = path
         self._rate = int(path.sample_rate)
         if self._rate != path.sample_rate:
@@ -81,6 +90,11 @@ class TakeRecorder:
                 while not last:
                     last = self._done.wait(WRITE_SECONDS)
                     self._drain(dry, wet)
+                    if shutil.disk_usage(self.target.parent).free < RESERVE_BYTES:
+                        self.problem = f"{self.target} ends here: the disk is full"
+                        break
+                if not self.samples:
+                    raise _NothingHeardError
             events: list[Event] = list(events_of(self._log, self._rate))
             timeline = Timeline(
                 sample_rate=self._rate,
@@ -90,6 +104,8 @@ class TakeRecorder:
             )
             with replacing(self.timeline_target) as file:
                 file.write(timeline.model_dump_json(indent=1).encode() + b"\n")
+        except _NothingHeardError:
+            pass
         except Exception as error:  # the show goes on without
             self.problem = f"{self.target} could not be recorded: {error}"
 
@@ -104,6 +120,7 @@ class TakeRecorder:
             self._log.append(self._path.log.popleft())
         lost, audio = self._ring.pull()
         self.lost += lost
+        self.samples += lost + audio.shape[1]
         for part in (np.zeros((len(audio), lost), np.float32), audio):
             if part.size:
                 dry.write(part[:1])

@@ -17,12 +17,12 @@ from plugin_bridge.converter import LARGEST_BLOCK, VoiceConverter
 from plugin_bridge.engine import SHIFTS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, Effect, find_preset
-from plugin_bridge.signal_path import Change, Changes, SignalPath
+from plugin_bridge.signal_path import Change, Changes, Gesture, SignalPath, check_number_or_switch
 from plugin_bridge.user_file import read_bounded, read_json
 from plugin_bridge.voices import parse_voice
 
-MOST_BYTES = 1 << 26
 MOST_EVENTS = 1_000_000
+MOST_BYTES = 1 << 27  # for as many numbers as a take is written with
 LONGEST_SECONDS = 1e6
 
 RAMP, PANIC, PRESET, CHAIN, SKIP = "/vc/ramp", "/vc/panic", "/vc/preset/load", "/vc/chain", "/vc/skip"
@@ -198,7 +198,16 @@ class Player:
 
     def __init__(self, path: SignalPath, timeline: Timeline) -> None:
         self._path = path
+        self._is_take = timeline.sample_rate is not None
         self._waiting = timeline.schedule(path.sample_rate, path.latency_samples)[::-1]
+
+    def _ready(self, changes: Changes) -> Gesture:
+        if not self._is_take:
+            return self._path.ready(changes)
+        # A glide went on, in the take, after a voice had come that cannot be shifted: without effect, and so it is now.
+        shifts = {name: check_number_or_switch(name, value) for name, value in changes.items() if name in SHIFTS}
+        others = {name: value for name, value in changes.items() if name not in SHIFTS}
+        return self._path.ready(others).then(Gesture(shifts))
 
     def process(self, source: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """The next source [inputs, n] or [n], to out [channels, n]."""
@@ -212,7 +221,7 @@ class Player:
                     together |= self._waiting.pop()[1]
                 skip = together.pop("skip", None)
                 if together:
-                    path.apply(path.ready(together))
+                    path.apply(self._ready(together))
                 if skip is not None:
                     count = min(int(float(skip)), n - start)  # type: ignore[arg-type]
                     path.skip(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ def read_bounded(path: Path, what: str, most_bytes: int, refused: type[ValueErro
 
 def read_json(path: Path, schema: type[AnySchema], what: str, most_bytes: int, refused: type[ValueError]) -> AnySchema:
     """What a JSON file holds; `refused` as `read_bounded` does it, and if anything in it is not as the schema says."""
-    data = read_bounded(path, what, most_bytes, refused)
+    data = read_bounded(path, what, most_bytes, refused).removeprefix(BOM_UTF8)  # with which Windows' editors begin a file
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:

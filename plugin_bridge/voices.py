@@ -75,14 +75,25 @@ def find_voice(name: str) -> VoiceAddress:
     PackError
         If `name` is a path to something that is no good pack.
     """
-    if name.endswith(SUFFIX):
-        return _pack_addresses(Path(name))[0]
-    addresses, broken = _addresses()
-    if name in addresses:
-        return addresses[name]
-    there_are = f"there are {', '.join(addresses)}" if addresses else "there are no voices at all"
-    left_out = f"; {_counted(len(broken))} left out, see plugin-bridge doctor" if broken else ""
-    raise UnknownVoiceError(f"no voice is called {name!r}, {there_are}{left_out}")
+    return _find([name])[name]
+
+
+def _find(names: Iterable[str]) -> dict[str, VoiceAddress]:
+    """As `find_voice`; the folders are looked through once, as a hand on a fader asks for the voices of a mix again and again."""
+    found: dict[str, VoiceAddress] = {}
+    at_hand: tuple[dict[str, VoiceAddress], list[str]] | None = None
+    for name in names:
+        if name.endswith(SUFFIX):
+            found[name] = _pack_addresses(Path(name))[0]
+            continue
+        at_hand = at_hand or _addresses()
+        addresses, broken = at_hand
+        if name not in addresses:
+            there_are = f"there are {', '.join(addresses)}" if addresses else "there are no voices at all"
+            left_out = f"; {_counted(len(broken))} left out, see plugin-bridge doctor" if broken else ""
+            raise UnknownVoiceError(f"no voice is called {name!r}, {there_are}{left_out}")
+        found[name] = addresses[name]
+    return found
 
 
 def voice_target(voice: object) -> VoiceTarget:
@@ -110,7 +121,7 @@ def voice_target(voice: object) -> VoiceTarget:
             raise TypeError(f"a mix of voices must map names to numbers, got {name!r}: {weight!r}")
         shares[name] = float(weight)
     shares = scaled(shares)
-    addresses = {name: find_voice(name) for name in shares}
+    addresses = _find(shares)
     pack = next(iter(addresses.values())).pack
     weights = [0.0] * len(pack.manifest.voices)
     for name, address in addresses.items():

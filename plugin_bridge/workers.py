@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TypeVar
 
+from models.interruption import leave_to_parent
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -57,10 +59,10 @@ _parent: Connection  # of a worker
 
 
 def _begin(parent: Connection) -> None:
-    """Prepare a worker. Ctrl-C reaches it as well, but its parent says when to stop."""
+    """Prepare a worker. Its parent says when to stop."""
     global _parent
     _parent = parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()
     threading.Thread(target=_await_stop, daemon=True).start()
 
 

@@ -276,6 +276,22 @@ def test_a_terminated_training_has_lost_no_step(packed: Path, tmp_path: Path) ->
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
+def test_a_terminal_that_is_closed_tells_twice_and_loses_no_step() -> None:
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGHUP, end)
+    try:
+        with pytest.raises(SystemExit), Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            ended = interruption.came
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended
+
+
 def test_a_second_interrupt_does_not_wait() -> None:
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)

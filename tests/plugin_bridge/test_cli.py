@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
 from models.pack import PackManifest, VoicePack, write_pack
-from plugin_bridge.cli import app
+from plugin_bridge.cli import _say, app
 
 
 def run(*arguments):
@@ -261,8 +262,9 @@ def test_a_file_over_the_allowed_size_is_told(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, number, code):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, name, code):
+    number = getattr(signal, name)
     first, long = write_audio(tmp_path / "a.wav", 1.0), write_audio(tmp_path / "b.wav", 600.0, rate=8000)
     out = tmp_path / "out"
     # A shell that runs tests in the background has its children ignore Ctrl-C.
@@ -273,11 +275,35 @@ def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, number,
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
+    if name == "SIGHUP":  # when a terminal is closed, it comes from the system and from the shell
+        process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in errors
     assert [path.name for path in out.iterdir()] == ["a.wav"] and read_audio(out / "a.wav").shape == (1, 48000)
     if number == signal.SIGINT:
         assert "1 of 2 recordings are done" in errors and "a.wav" in output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_standard_streams_are_done_without(tmp_path):
+    """As a service may start it."""
+    write_audio(tmp_path / "a.wav", 0.1)
+    command = f"exec {sys.executable} -m plugin_bridge convert a.wav b.wav --voice delay512 <&- >&- 2>&-"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=60)
+    assert done.returncode == 0 and read_audio(tmp_path / "b.wav").shape == (1, 4800)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_sentence_that_nobody_reads_any_more_ends_nothing(monkeypatch, capfd):
+    """What a performance has to tell goes to a terminal or a log that may be gone."""
+    read, write = os.pipe()
+    os.close(read)
+    with suppress(BrokenPipeError), open(write, "w") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        _say("the microphone went away")
+        _say("and is back")
+    os.write(1, b"still there")
+    assert capfd.readouterr().out == "still there"
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):

@@ -36,7 +36,7 @@ from plugin_bridge.osc_nodes import NODES
 from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.oscquery import MOST_CONNECTIONS
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.preset import presets
+from plugin_bridge.preset import find_preset, presets
 from plugin_bridge.signal_path import SignalPath
 
 RATE = 48_000
@@ -239,6 +239,14 @@ def test_a_bundle_is_applied_together_whatever_its_time_says(stage: Stage) -> No
     assert [changes for _, changes in stage.path.log] == [{"pitch_shift": 4.0, "gain_db": -6.0, "formant_shift": 2.0}] * 3
 
 
+def test_what_is_saved_in_a_bundle_is_what_came_before_in_it(stage: Stage) -> None:
+    four, five = packet("/vc/preset/save", "four"), packet("/vc/preset/save", "five")
+    stage.send(raw_bundle(packet("/vc/pitch", 4.0), four, packet("/vc/pitch", 5.0), five, packet("/vc/pitch", 6.0)))
+    stage.sync()
+    assert [find_preset(name).numbers()["pitch_shift"] for name in ("four", "five")] == [4.0, 5.0]
+    assert stage.path.converter.pitch_shift == 6.0
+
+
 def test_subscribers_hear_every_change_at_most_thirty_times_a_second(stage: Stage) -> None:
     listener = stage.client()
     stage.send(packet("/vc/subscribe", listener.getsockname()[1]))
@@ -393,6 +401,49 @@ def test_a_flood_reaches_the_audio_as_few_changes(stage: Stage) -> None:
     stage.sync()
     elapsed = time.monotonic() - begun
     assert 1 <= len(changes) <= elapsed / PACE_SECONDS + 2
+
+
+def test_a_hand_that_morphs_is_followed_however_fast_it_is(stage: Stage) -> None:
+    """Weights of voices on two faders, a number on a third, for a second; then the hand rests, and so does the sound."""
+    changes: list[object] = []
+    stage.surface.listeners.append(changes.append)
+    for number in range(200):
+        share = number / 200
+        named = number % 100 < 50  # half of the time by name, the rest by place
+        morph = packet("/vc/morph", "bank_a", 1 - share, "bank_b", share) if named else packet("/vc/morph", 1 - share, share)
+        stage.send(morph if number % 2 else packet("/vc/pitch", share))
+        time.sleep(0.005)
+    stage.send(packet("/vc/morph", "bank_a", 0.25, "bank_b", 0.75))
+    before = len(changes)
+    stage.sync()
+    assert len(changes) - before <= 15  # of 201
+    assert stage.path.converter.voice == {"bank_a": 0.25, "bank_b": 0.75}
+    assert stage.path.converter.pitch_shift == pytest.approx(198 / 200)
+
+
+def test_panic_does_not_wait_for_what_a_controller_gone_wild_put_before_it(stage: Stage) -> None:
+    changes: list[dict[str, object]] = []
+    stage.surface.listeners.append(changes.append)  # type: ignore[arg-type]
+    for number in range(40):
+        stage.send(packet("/vc/voice", ("bank_a", "bank_b")[number % 2]))
+    for _ in range(10):
+        stage.send(packet("/vc/panic"))
+    stage.sync()
+    at = [place for place, change in enumerate(changes) if "panic" in change]
+    assert at
+    assert at[0] < len(changes) - 20
+    assert stage.path.converter.voice == "bank_b"
+
+
+def test_voices_and_presets_in_a_row_are_all_tried(stage: Stage) -> None:
+    """What is refused leaves what came before it."""
+    stage.send(packet("/vc/voice", "bank_b"))
+    stage.send(packet("/vc/pitch", 2.0))
+    for _ in range(3):
+        stage.send(packet("/vc/voice", "rate16k"))
+    stage.send(packet("/vc/pitch", 3.0))
+    stage.sync()
+    assert (stage.path.converter.voice, stage.path.converter.pitch_shift) == ("bank_b", 3.0)
 
 
 def test_touches_and_pages_of_touchosc_are_told_apart_from_its_faders(stage: Stage) -> None:

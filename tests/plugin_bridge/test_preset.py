@@ -1,6 +1,7 @@
 """Presets: what is in the bundled ones, what is refused and how, and the user's folder."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,20 @@ def test_a_broken_preset_is_left_out_until_it_is_mended(user_presets: Path) -> N
     assert [Path(problem.split()[2]).name for problem in sorted(broken_presets())] == ["broken.json", "louder.json"]
     (user_presets / "broken.json").write_text('{"title": "Whole"}')
     assert presets() == sorted([*BUNDLED, "broken"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
+def test_a_pipe_among_the_presets_is_not_waited_for(user_presets: Path) -> None:
+    user_presets.mkdir(parents=True)
+    os.mkfifo(user_presets / "pipe.json")
+    assert presets() == BUNDLED
+    assert broken_presets() == [f"the preset {user_presets / 'pipe.json'} must be a file"]
+
+
+def test_a_preset_of_an_editor_that_marks_its_files_is_read(user_presets: Path) -> None:
+    user_presets.mkdir(parents=True)
+    (user_presets / "marked.json").write_text('{"title": "Voilà"}', encoding="utf-8-sig")
+    assert find_preset("marked").title == "Voilà"
 
 
 def test_steps_pass_over_what_cannot_be_on(user_presets: Path) -> None:

@@ -1,6 +1,7 @@
 """Gestures in time: files that are read and refused, automation of recordings, and takes played again."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 from typer.testing import CliRunner
 
-from plugin_bridge import VoiceConverter
+from plugin_bridge import VoiceConverter, take
 from plugin_bridge.cli import app
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.take import TakeRecorder
-from plugin_bridge.timeline import TimelineError, read_timeline, replay
+from plugin_bridge.timeline import MOST_BYTES, MOST_EVENTS, Event, Timeline, TimelineError, read_timeline, replay
 
 RATE = 48_000
 
@@ -87,6 +88,61 @@ def test_a_recorded_take_is_played_again_to_the_sample(tmp_path: Path) -> None:
     assert again.shape == wet.shape
     late = path.latency_samples
     np.testing.assert_allclose(again[:, :-late], np.clip(wet[:, late:], -1, 1), atol=2**-23)  # it writes 24 bits
+
+
+def test_a_take_is_played_again_where_a_voice_came_that_cannot_follow_its_glide(tmp_path: Path) -> None:
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 512, 1)
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x = np.random.default_rng(1).uniform(-0.5, 0.5, 100 * 512).astype(np.float32)
+    out = np.empty((1, 512), np.float32)
+    gestures = {20: {"ramp_ms": 400.0, "pitch_shift": 7.0}, 30: {"voice": "delay512"}, 80: {"voice": "bank_a"}}
+    for block in range(100):
+        if block in gestures:
+            path.post(path.ready(gestures[block]))  # type: ignore[arg-type]
+        source = x[block * 512 : block * 512 + 512]
+        path.process(source, out)
+        recorder.push(source, out)
+    recorder.close()
+    timeline = read_timeline(recorder.timeline_target)
+    np.testing.assert_array_equal(replay(timeline, x), read_audio(recorder.target))
+
+
+def test_when_the_disk_is_full_what_was_recorded_until_then_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 512, 1)
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x, out = np.random.default_rng(1).uniform(-0.5, 0.5, 512).astype(np.float32), np.empty((1, 512), np.float32)
+    end = time.monotonic() + 60
+    while not recorder.problem:
+        assert time.monotonic() < end
+        path.process(x, out)
+        recorder.push(x, out)
+        time.sleep(0.01)
+        if recorder.samples > 2048:
+            monkeypatch.setattr(take, "RESERVE_BYTES", 1 << 62)  # a smaller disk
+    path.process(x, out)
+    recorder.push(x, out)
+    recorder.close()
+    assert recorder.problem == f"{recorder.target} ends here: the disk is full"
+    dry, wet = read_audio(recorder.dry_target), read_audio(recorder.target)
+    assert dry.shape == wet.shape == (1, recorder.samples)
+    np.testing.assert_array_equal(replay(read_timeline(recorder.timeline_target), dry[0]), wet)
+
+
+def test_as_many_gestures_as_are_written_can_be_read() -> None:
+    longest = Event(time=123_456.78901234567, address="/vc/formant", value=-11.123456789012345)
+    written = Timeline(sample_rate=RATE, events=(longest,) * 1000).model_dump_json(indent=1)
+    assert len(written) * MOST_EVENTS / 1000 <= MOST_BYTES
+
+
+def test_a_performance_that_did_not_begin_leaves_an_earlier_take(tmp_path: Path) -> None:
+    takes = [tmp_path / name for name in ("take.wav", "take.dry.wav", "take.json")]
+    for file in takes:
+        file.write_text("of the evening before")
+    recorder = TakeRecorder(takes[0], SignalPath(VoiceConverter("bank_a"), RATE, 512, 1))
+    recorder.close()
+    assert (recorder.samples, recorder.problem) == (0, "")
+    assert sorted(tmp_path.iterdir()) == sorted(takes)
+    assert {file.read_text() for file in takes} == {"of the evening before"}
 
 
 @pytest.mark.parametrize(
