@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ pytest.importorskip("swift_f0")
 import soxr  # noqa: E402
 from encoder_files import encoder_file  # noqa: E402
 from pedalboard.io import AudioFile  # noqa: E402
+from small_recipes import use_small_recipes  # noqa: E402
 
 from dsp.envelope import level_correlation  # noqa: E402
 from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
@@ -50,13 +50,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Small batches, told of after every step."""
-    recipe = tmp_path_factory.mktemp("recipe") / "adapt.toml"
-    text = adapt.RECIPE.read_text()
-    small = re.sub(r"(?m)^frames = \d+", "frames = 40", re.sub(r"(?m)^batch = \d+", "batch = 3", text))
-    assert small != text
-    recipe.write_text(small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapt, "RECIPE", recipe)
+        use_small_recipes(patch, tmp_path_factory.mktemp("recipes"), batch=3)
         patch.setattr(adapt, "REPORT_EVERY", 1)
         yield
 
