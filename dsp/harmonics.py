@@ -5,6 +5,7 @@ No pitch tracker is asked, so nothing of one is in the figures: what a tracker s
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,9 @@ def harmonic(audio: ArrayLike, f0_hz: ArrayLike, sample_rate: float, number: flo
     x, f0 = _pair(audio, f0_hz)
     phase = np.concatenate([[0.0], np.cumsum(f0[:-1])]) * (number / sample_rate)
     length = max(4, round(window_s * sample_rate))
-    window = np.hanning(length + 2)[1:-1]
     mixed = 2 * x * np.exp(-2j * np.pi * (phase - np.floor(phase)))
     size = 1 << int(np.ceil(np.log2(len(x) + length)))
-    smooth = np.fft.ifft(np.fft.fft(mixed, size) * np.fft.fft(window / window.sum(), size))[length // 2 :]
+    smooth = np.fft.ifft(np.fft.fft(mixed, size) * _window_spectrum(length, size))[length // 2 :]
     at = np.round(np.arange(0.0, len(x) / sample_rate, STEP_S) * sample_rate).astype(int)
     return np.asarray(smooth[at[at < len(x)]])
 
@@ -83,6 +83,12 @@ def harmonicity_db(audio: ArrayLike, f0_hz: ArrayLike, sample_rate: float, low_h
         for all_of in (numbers, numbers - 0.5)
     )
     return np.asarray(10 * np.log10(np.maximum(on, 1e-30) / np.maximum(between, 1e-30)))
+
+
+@lru_cache(maxsize=4)  # all harmonics of a sound ask for the same one
+def _window_spectrum(length: int, size: int) -> NDArray[np.complex128]:
+    window = np.hanning(length + 2)[1:-1]
+    return np.fft.fft(window / window.sum(), size)
 
 
 def _window_s(f0: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ pytest.importorskip("swift_f0")
 import soxr  # noqa: E402
 from encoder_files import encoder_file  # noqa: E402
 from pedalboard.io import AudioFile  # noqa: E402
+from small_recipes import use_small_recipes  # noqa: E402
 
 from dsp.envelope import level_correlation  # noqa: E402
 from dsp.pitch import compare_pitch, track_pitch  # noqa: E402
@@ -49,15 +49,10 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Small batches, told of and saved after every step."""
-    recipe = tmp_path_factory.mktemp("recipe") / "adapt.toml"
-    text = adapt.RECIPE.read_text()
-    small = re.sub(r"(?m)^frames = \d+", "frames = 40", re.sub(r"(?m)^batch = \d+", "batch = 3", text))
-    assert small != text
-    recipe.write_text(small)
+    """Small batches, told of after every step."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("RECIPE", recipe), ("REPORT_EVERY", 1), ("SAVE_SECONDS", 0.0)):
-            patch.setattr(adapt, name, value)
+        use_small_recipes(patch, tmp_path_factory.mktemp("recipes"), batch=3)
+        patch.setattr(adapt, "REPORT_EVERY", 1)
         yield
 
 
@@ -68,18 +63,22 @@ def train(
     encoder: Path | None = None,
     stop_after: int | None = None,
     tell: Callable[[str], None] = print,
+    seen: list[SongTraining] | None = None,
 ) -> list[SongTraining]:
-    """Reports of a training into `work`, which is killed after so many steps."""
-    seen: list[SongTraining] = []
+    """Reports of a training into `work`, after those `seen`; one that is killed after so many steps saves after each of them."""
+    reports = [] if seen is None else seen
 
     def report(now: SongTraining) -> None:
-        seen.append(now)
+        reports.append(now)
         if now.stage != "packing" and now.step == stop_after:
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {"threads": 1, "device": CPU, "tell": tell, "progress": report}
-    train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, **options)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        if stop_after is not None:
+            patch.setattr(adapt, "SAVE_SECONDS", 0.0)
+        train_voice("me", folder, work, encoder=encoder, steps=steps, minutes=None, **options)
+    return reports
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +134,21 @@ def test_a_voice_from_a_folder_sings(trained: tuple[Path, list[SongTraining]]) -
     assert card.quality["song_held_out_db"] < card.quality["song_held_out_db_before"]
 
 
-@pytest.mark.parametrize("killed_after", [3, 9, 11])
-def test_a_killed_training_goes_on_exactly(
-    recordings: Path, trained: tuple[Path, list[SongTraining]], tmp_path: Path, killed_after: int
+def test_a_training_killed_again_and_again_goes_on_exactly(
+    recordings: Path, trained: tuple[Path, list[SongTraining]], tmp_path: Path
 ) -> None:
     """While the denoiser adapts, while the smaller one learns from it, and in the vocoder's turn: the same bytes in the end."""
     for name in ("packed", "takes"):
         shutil.copytree(trained[0] / name, tmp_path / name)
     shutil.copy(trained[0] / "encoder.json", tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        train(recordings, tmp_path, 10, stop_after=killed_after)
-    train(recordings, tmp_path, 10)
+    told: list[SongTraining] = []
+    for killed_after in (3, 9, 11):
+        with pytest.raises(KeyboardInterrupt):
+            train(recordings, tmp_path, 10, stop_after=killed_after, seen=told)
+        assert told[-1].step == killed_after
+    train(recordings, tmp_path, 10, seen=told)
+    # The step at which it was killed was told of, but not saved; no other was taken twice.
+    assert [now.step for now in told] == [1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12]
     assert (tmp_path / "me.voice").read_bytes() == (trained[0] / "me.voice").read_bytes()
 
 

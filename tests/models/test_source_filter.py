@@ -8,12 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("swift_f0")
 
-import re  # noqa: E402
 import signal  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pedalboard.io import AudioFile  # noqa: E402
+from small_recipes import use_small_recipes  # noqa: E402
 
 from dsp.equaliser import centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel  # noqa: E402
@@ -54,6 +55,12 @@ def packed(recordings_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("packed")
     pack(recordings_folder, [Corpus(folder=".", voice="one", hold_out=3)], folder)
     return folder
+
+
+@pytest.fixture
+def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches of short crops, in both stages of adapting."""
+    use_small_recipes(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(("samples", "groups"), [(512, 16), (1024, 6)])
@@ -169,18 +176,26 @@ def test_graph_in_the_runtime_is_the_graph_in_torch() -> None:
             np.testing.assert_allclose(free.audio_out, out[0].numpy(), atol=5e-4 * bound)
 
 
-def converted(network: Network, tones: list[Tone], pitch_ratio: float, voice: tuple[float, float]) -> Any:
-    """What the graph makes of a vowel on 220 Hz, once it has forgotten how it began."""
+Conversion = Callable[[float, tuple[float, float]], Any]
+
+
+def conversion(network: Network, tones: list[Tone]) -> Conversion:
+    """By a graph: what it makes, at a pitch ratio and in a mix, of a vowel on 220 Hz, once it has forgotten how it began."""
     tracker = load_tracker()
     graph = export_stream(network, torch.zeros(features.BANDS + 1), tracker, {"a": 0, "b": 1}, tones, integer=False)
-    stream = StreamModel.from_bytes(graph, "graph").open()
-    stream.voice[:], stream.pitch_ratio[:] = voice, pitch_ratio
-    made = []
-    for chunk in sing([Note(57, 1.0, "a")], 48_000, vibrato_cents=0).audio[: 90 * 512].reshape(-1, 512):
-        stream.audio_in[:] = chunk
-        stream.step()
-        made.append(stream.audio_out.copy())
-    return np.concatenate(made[60:])
+    model = StreamModel.from_bytes(graph, "graph")
+
+    def converted(pitch_ratio: float, voice: tuple[float, float]) -> Any:
+        stream = model.open()
+        stream.voice[:], stream.pitch_ratio[:] = voice, pitch_ratio
+        made = []
+        for chunk in sing([Note(57, 1.0, "a")], 48_000, vibrato_cents=0).audio[: 90 * 512].reshape(-1, 512):
+            stream.audio_in[:] = chunk
+            stream.step()
+            made.append(stream.audio_out.copy())
+        return np.concatenate(made[60:])
+
+    return converted
 
 
 def test_beyond_its_own_range_a_voice_keeps_the_timbre_of_the_edge() -> None:
@@ -190,38 +205,35 @@ def test_beyond_its_own_range_a_voice_keeps_the_timbre_of_the_edge() -> None:
         network.decoder.leave.weight.normal_(std=0.05)
         network.decoder.enter.weight[:, network.config.content :].normal_()
     own, other = (1.0, 0.0), (0.0, 1.0)
-    free, narrow = [Tone(), Tone()], [Tone((180.0, 260.0)), Tone()]
-    assert np.array_equal(converted(network, free, 1.0, own), converted(network, narrow, 1.0, own))
-    up = converted(network, narrow, 2.0, own)
-    assert np.abs(converted(network, free, 2.0, own) - up).max() > 0.01 * np.abs(up).max()
-    assert np.array_equal(converted(network, free, 2.0, other), converted(network, narrow, 2.0, other))
+    free, narrow, edge = (conversion(network, [tone, Tone()]) for tone in (Tone(), Tone((180.0, 260.0)), Tone((180.0, 440.0))))
+    assert np.array_equal(free(1.0, own), narrow(1.0, own))
+    high, up, up_to_edge = free(2.0, own), narrow(2.0, own), edge(2.0, own)
+    assert np.abs(high - up).max() > 0.01 * np.abs(up).max()
+    assert np.array_equal(free(2.0, other), narrow(2.0, other))
     # At the edge itself, which lies 4 % above the highest pitch heard, both are one.
-    edge = converted(network, [Tone((180.0, 440.0)), Tone()], 2.0, own)
-    assert np.abs(converted(network, free, 2.0, own) - edge).max() < 0.05 * np.abs(edge).max()
-    assert np.isfinite(converted(network, narrow, 2.0, (0.0, 0.0))).all()
+    assert np.abs(high - up_to_edge).max() < 0.05 * np.abs(up_to_edge).max()
+    assert np.isfinite(narrow(2.0, (0.0, 0.0))).all()
 
 
 def test_emphasis_moves_a_voice_away_from_the_mean_of_its_bank() -> None:
     torch.manual_seed(0)
     network = Network(NetworkConfig(voices=2)).eval()
     torch.nn.init.normal_(network.decoder.leave.weight, std=0.05)
-    plain, twice, none = ([Tone(emphasis=emphasis)] * 2 for emphasis in (1.0, 2.0, 0.0))
+    plain, twice, none = (conversion(network, [Tone(emphasis=emphasis)] * 2) for emphasis in (1.0, 2.0, 0.0))
     # Emphasised twofold, the voice lies as far outside of the two as a mix of 3:-1 would.
-    np.testing.assert_allclose(
-        converted(network, twice, 1.0, (1.0, 0.0)), converted(network, plain, 1.0, (1.5, -0.5)), atol=1e-5
-    )
-    assert np.array_equal(converted(network, none, 1.0, (1.0, 0.0)), converted(network, none, 1.0, (0.0, 1.0)))
+    np.testing.assert_allclose(twice(1.0, (1.0, 0.0)), plain(1.0, (1.5, -0.5)), atol=1e-5)
+    assert np.array_equal(none(1.0, (1.0, 0.0)), none(1.0, (0.0, 1.0)))
 
 
 def test_an_equaliser_is_heard_in_its_own_voice_alone() -> None:
     torch.manual_seed(0)
     network = Network(NetworkConfig(voices=2)).eval()
     levels = np.where(centres_hz() < 1_500, 0.0, -9.0)
-    plain, dark = [Tone(), Tone()], [Tone(equaliser_db=levels), Tone()]
-    assert np.array_equal(converted(network, plain, 1.0, (0.0, 1.0)), converted(network, dark, 1.0, (0.0, 1.0)))
+    plain, dark = (conversion(network, [tone, Tone()]) for tone in (Tone(), Tone(equaliser_db=levels)))
+    assert np.array_equal(plain(1.0, (0.0, 1.0)), dark(1.0, (0.0, 1.0)))
     hz = np.fft.rfftfreq(30 * 512, 1 / 48_000)
     for weights, wanted in (((1.0, 0.0), -9.0), ((0.5, 0.5), -4.5)):
-        before, after = (np.abs(np.fft.rfft(converted(network, tones, 1.0, weights))) ** 2 for tones in (plain, dark))
+        before, after = (np.abs(np.fft.rfft(converted(1.0, weights))) ** 2 for converted in (plain, dark))
         for low, high, change in ((300, 1_000, 0.0), (2_500, 7_000, wanted)):
             inside = (hz > low) & (hz < high)
             assert 10 * np.log10(after[inside].sum() / before[inside].sum()) == pytest.approx(change, abs=0.7)
@@ -300,7 +312,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
         pytest.fail("the second one waited, too")
 
 
-def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
+def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path, brief: None) -> None:
     steps: list[int] = []
     told: list[str] = []
     path = train_voice(
@@ -324,17 +336,6 @@ def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path) -> None:
     encoders = [torch.load(tmp_path / name, weights_only=True)["average"] for name in ("checkpoint.pt", "adversarial.pt")]
     changed = {name for name in encoders[0] if not torch.equal(encoders[0][name], encoders[1][name])}
     assert changed and all(name.startswith(("decoder", "voices")) for name in changed)
-
-
-@pytest.fixture
-def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small batches of short crops, in both stages of adapting."""
-    text = adapt.RECIPE.read_text()
-    for name, value in (("batch", 2), ("context_chunks", 8), ("warm_chunks", 2), ("chunks", 16)):
-        text, count = re.subn(rf"(?m)^{name} = \d+", f"{name} = {value}", text)
-        assert count
-    (tmp_path / "adapt.toml").write_text(text)
-    monkeypatch.setattr(adapt, "RECIPE", tmp_path / "adapt.toml")
 
 
 def test_steps_that_too_few_minutes_left_undone_are_made_up_for(packed: Path, tmp_path: Path, brief: None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from packs import voice_card
 from pedalboard.io import AudioFile
+from small_recipes import use_small_recipes
 from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
@@ -486,9 +487,10 @@ def test_training_without_torch_says_how_to_install_it(tmp_path):
 
 
 @pytest.fixture
-def trained(tmp_path):
-    """What training prints after two steps on three synthetic recordings: no good voice, but the whole way to one."""
+def trained(tmp_path, monkeypatch):
+    """What training prints after two small steps on three synthetic recordings: no good voice, but the whole way to one."""
     pytest.importorskip("torch")
+    use_small_recipes(monkeypatch, tmp_path)
     for number in range(3):
         notes = [Note(52 + (5 * k + number) % 12, 0.5, "aeiou"[k % 5], ("s", "m", "t", "l")[k % 4]) for k in range(16)]
         with AudioFile(str(tmp_path / f"{number}.wav"), "w", 48000, 1) as file:

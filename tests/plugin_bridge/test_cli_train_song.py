@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from pedalboard.io import AudioFile
+from small_recipes import use_small_recipes
 from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
@@ -25,6 +26,14 @@ def one_sentence(result):
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 2 and len(lines) == 1 and lines[0].startswith("plugin-bridge: "), result.stderr
     return lines[0].removeprefix("plugin-bridge: ")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory):
+    """Small batches in both trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_recipes(patch, tmp_path_factory.mktemp("recipes"))
+        yield
 
 
 @pytest.fixture(scope="module")
