@@ -51,7 +51,8 @@ Floats = NDArray[np.float32]
 
 RECIPE = Path(__file__).with_name("adapt.toml")
 SHIPPED = "bank.voice"  # in presets: the pack with the encoder that the base was trained with
-DENOISER_SHARE = 0.8  # of the time, about; the vocoder has the rest
+DENOISER_SHARE = 0.4  # of the time, about; the vocoder has the rest
+VOCODER_AVERAGE = 0.99  # of so few steps
 RIDGE = 0.01  # against the unit variance of an encoder's channels
 REPORT_EVERY = 20  # steps
 SAVE_SECONDS = 60.0
@@ -71,8 +72,10 @@ class Recipe:
 
     steps: int
     vocoder_steps: int
+    vocoder_sharp_steps: int
     embedding_learning_rate: float
     vocoder_learning_rate: float
+    vocoder_sharp_learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -321,8 +324,10 @@ def train_voice(
     steps = steps or recipe.steps
     train_denoiser.go_back(run, work, steps, copy.deepcopy(conditioning))
     run.spent = run.spent_in_phase = 0.0  # of this call's minutes
-    vocoder_steps = max(1, round(steps * recipe.vocoder_steps / recipe.steps))
-    clock = Clock(progress, steps, vocoder_steps, seconds)
+    vocoder_steps, sharp_steps = (
+        max(1, round(steps * own / recipe.steps)) for own in (recipe.vocoder_steps, recipe.vocoder_sharp_steps)
+    )
+    clock = Clock(progress, steps, vocoder_steps + sharp_steps, seconds)
 
     def trained(now: train_denoiser.Progress) -> None:
         clock.denoiser(run, now.loss, run.held_out_error_db(run.average))
@@ -332,10 +337,16 @@ def train_voice(
     vocoder = train_vocoder.fit(
         recordings,
         work,
-        0,
         vocoder_steps,
+        sharp_steps,
         lambda now: clock.vocoder(now.step, now.spectral, now.held_out),
-        config=replace(train_vocoder.TrainingConfig(), helpers=0.0, adversarial_rate=recipe.vocoder_learning_rate),
+        config=replace(
+            train_vocoder.TrainingConfig(),
+            helpers=0.0,
+            learning_rate=recipe.vocoder_learning_rate,
+            adversarial_rate=recipe.vocoder_sharp_learning_rate,
+            average=VOCODER_AVERAGE,
+        ),
         start=(base.vocoder, base.judges),
         stop_at=time.monotonic() + (1 - DENOISER_SHARE) * seconds,
         device=device,
