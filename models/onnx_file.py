@@ -129,6 +129,8 @@ def fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:
     """A number, and where the next thing begins."""
+    if position < len(data) and data[position] < 0x80:  # most have one byte
+        return data[position], position + 1
     value = 0
     for index, byte in enumerate(data[position : position + 10]):
         value |= (byte & 0x7F) << (7 * index)
