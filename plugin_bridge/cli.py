@@ -475,9 +475,12 @@ def demo(
 
 @app.command()
 def bench(
+    context: typer.Context,
     voice: Annotated[str, typer.Option(help="The voice to measure.")] = DEFAULT_VOICE,
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Audio for each measurement.")] = 20.0,
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("bench.json"),
+    out: Annotated[
+        Path | None, typer.Option(help="The JSON file to write; by default bench.json, bench-engines.json or bench-song.json.")
+    ] = None,
     engines: Annotated[
         bool, typer.Option("--engines", help="Instead, LLVC's variants: size, latency, speed beside the authors' loop, quality.")
     ] = False,
@@ -488,6 +491,16 @@ def bench(
     size: Annotated[str, typer.Option(help="Of the song engine.")] = "lhq",
 ) -> None:
     """Measure speed, step times, latency and memory on this machine."""
+    if song is None:
+        _refuse(context, ("size",), "is of the song engine: add --song SECONDS")
+    else:
+        _refuse(context, ("engines",), "has no place beside --song, which measures the song engine instead")
+        _refuse(context, ("seconds",), "has no place beside --song, which says how long the song is")
+    if engines:
+        _refuse(context, ("voice",), "has no place beside --engines, which measures LLVC's variants")
+    _check_size(size)
+    out = out or Path("bench-song.json" if song is not None else "bench-engines.json" if engines else "bench.json")
+    _check_place(out)
     if song is not None:
         _bench_song(voice, size, song, out)
         return
@@ -830,12 +843,17 @@ def _new_pack(name: str, out: Path | None) -> Path:
     target = out or user_folder() / f"{name}.voice"
     if target.suffix != ".voice":
         _fail(f"a voice pack's name must end in .voice, not {target.name!r}")
+    _check_place(target, "voice pack")
+    return target
+
+
+def _check_place(target: Path, what: str = "file") -> None:
+    """Fail before the work if what comes of it could not be written there."""
     if target.is_dir():
-        _fail(f"{target} is a folder, so no voice pack can take its place")
+        _fail(f"{target} is a folder, so no {what} can take its place")
     above = next(folder for folder in target.absolute().parents if folder.exists())
     if not above.is_dir():
         _fail(f"{target} cannot be written, as {above} is no folder")
-    return target
 
 
 def _training_places(
@@ -1093,7 +1111,6 @@ def _render_all(jobs: list[Job], songs: SongJobs, done: list[Rendering]) -> int:
 def _bench_song(voice: str, size: str, seconds: float, out: Path) -> None:
     from plugin_bridge.bench_song import measure_song
 
-    _check_size(size)
     try:
         figures = measure_song(voice, cast("Size", size), seconds)
     except (ValueError, OSError) as error:

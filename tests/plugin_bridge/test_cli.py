@@ -399,6 +399,28 @@ def test_bench_prints_and_writes_what_it_measures(tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--song", "10", "--engines"], "--engines has no place beside --song"),
+        (["--song", "10", "--seconds", "5"], "--seconds has no place beside --song"),
+        (["--engines", "--voice", "delay512"], "--voice has no place beside --engines"),
+        (["--engines", "--size", "mobile"], "--size is of the song engine"),
+        (["--size", "mobile"], "--size is of the song engine"),
+        (["--song", "10", "--size", "huge"], "the size must be lhq or mobile, not 'huge'"),
+        (["--out", "."], ". is a folder, so no file can take its place"),
+        (["--engines", "--out", "file/x.json"], "file/x.json cannot be written"),
+        (["--song", "36000", "--out", "file/x.json"], "file/x.json cannot be written"),
+    ],
+)
+def test_what_a_bench_would_not_use_or_could_not_write_is_refused_before_it_measures(tmp_path, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    result = run("bench", *options)
+    assert result.exit_code == 2 and one_sentence(result).startswith(sentence)
+    assert result.stdout == "" and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_doctor_finds_an_installation_healthy():
     result = run("doctor")
     assert result.exit_code == 0, result.stdout
