@@ -856,6 +856,13 @@ def _check_place(target: Path, what: str = "file") -> None:
         _fail(f"{target} cannot be written, as {above} is no folder")
 
 
+def _check_folder(folder: Path, what: str) -> None:
+    """Fail before the work if there can be no folder for it."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        _fail(f"{folder} is to be the folder for {what}, but {there} is a file")
+
+
 def _training_places(
     name: str, folder: Path, out: Path | None, work: Path | None, resume: bool, cache: str
 ) -> tuple[Path, Path]:
@@ -866,6 +873,7 @@ def _training_places(
     if not folder.is_dir():
         _fail(f"{folder} is not a folder with recordings")
     work = work or Path(platformdirs.user_cache_dir("plugin_bridge", appauthor=False)) / cache / name
+    _check_folder(work, "the training")
     started = _begun(work)
     if started and not resume:
         _fail(f"{work} holds a training that was begun; give --resume to go on with it, or another --work")
@@ -914,6 +922,7 @@ def make_pairs(
     from plugin_bridge import pairs
     from plugin_bridge.doctor import train_remedy
 
+    _check_folder(out, "the pairs")
     if find_spec("soxr") is None:
         _fail(f"making pairs needs soxr, which is not there; {train_remedy()}")
     clips = failures = 0
@@ -967,6 +976,7 @@ def train_llvc(
     from plugin_bridge.doctor import train_remedy
 
     target = _new_pack(name, out)
+    _check_folder(work, "the training")
     try:
         from models.device import pick_device
         from models.llvc.bank import train_voice

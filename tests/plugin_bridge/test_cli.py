@@ -490,6 +490,26 @@ def test_what_an_evaluation_would_not_use_is_refused_before_the_work(tmp_path, o
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "me", "in", "--work", "PLACE"],
+        ["train-song", "me", "in", "--work", "PLACE"],
+        ["train-llvc", "me", "in", "PLACE"],
+        ["make-pairs", "delay512", "in", "PLACE"],
+    ],
+)
+def test_a_file_where_a_folder_is_to_be_is_told(tmp_path, monkeypatch, arguments, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").touch()
+    result = run(*(place if argument == "PLACE" else argument for argument in arguments))
+    what = "the pairs" if arguments[0] == "make-pairs" else "the training"
+    assert result.exit_code == 2
+    assert one_sentence(result) == f"{place} is to be the folder for {what}, but {tmp_path}/file is a file"
+
+
 def test_help_is_there_for_every_command():
     commands = ("voices", "convert", "render", "demo", "bench", "evaluate", "train", "train-song", "make-pairs", "train-llvc")
     for command in (*commands, "import-llvc", "doctor"):
