@@ -187,7 +187,8 @@ def test_two_voices_in_one_network(tmp_path, monkeypatch):
         assert run("make-pairs", voice, tmp_path / "in", tmp_path / voice, "--transpose", "0")[0] == 0
     recipe, pack = tmp_path / "recipe.toml", tmp_path / "we.voice"
     recipe.write_text("[training]\nbatch = 1\nclip = 4160\nalone = 1000\n")
-    options = (tmp_path / "work", "--also", tmp_path / "bank_b", "--out", pack, "--recipe", recipe, "--steps", "2", "--threads", "1")
+    options = (tmp_path / "work", "--also", tmp_path / "bank_b", "--out", pack, "--recipe", recipe)
+    options += ("--steps", "2", "--threads", "1")
     code, output = run("train-llvc", "we", tmp_path / "bank_a", *options)
     assert code == 0, output
     cards = VoicePack.open(pack).manifest.voices
