@@ -17,7 +17,7 @@ from dsp.pitch import compare_pitch, track_pitch
 from plugin_bridge.board import Board
 from plugin_bridge.convert import automatic_transposition, voice_range_hz
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import BIT_DEPTH, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, replacing
 from plugin_bridge.recording import open_recording
 from plugin_bridge.report import Take, cents, write_report
 from plugin_bridge.voices import find_voice
@@ -64,6 +64,8 @@ def run_demo(folder: Path, voices: list[str], done: Callable[[DemoResult], None]
     ValueError
         If there is no such voice or something cannot be written.
     """
+    if folder.is_file():
+        raise FileError(f"{folder} is a file, but the demo needs a folder to write to")
     # An unknown voice is told before the work. A pack's path stands for its first voice.
     converters = {find_voice(voice).card.name: VoiceConverter(voice) for voice in voices}
     phrase, rate = demo_phrase()

@@ -187,7 +187,8 @@ def test_two_voices_in_one_network(tmp_path, monkeypatch):
         assert run("make-pairs", voice, tmp_path / "in", tmp_path / voice, "--transpose", "0")[0] == 0
     recipe, pack = tmp_path / "recipe.toml", tmp_path / "we.voice"
     recipe.write_text("[training]\nbatch = 1\nclip = 4160\nalone = 1000\n")
-    options = (tmp_path / "work", "--also", tmp_path / "bank_b", "--out", pack, "--recipe", recipe, "--steps", "2")
+    options = (tmp_path / "work", "--also", tmp_path / "bank_b", "--out", pack, "--recipe", recipe)
+    options += ("--steps", "2", "--threads", "1")
     code, output = run("train-llvc", "we", tmp_path / "bank_a", *options)
     assert code == 0, output
     cards = VoicePack.open(pack).manifest.voices
@@ -217,7 +218,7 @@ def test_training_begins_with_the_checkpoint_that_is_given(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[training]\nbatch = 1\nclip = 4160\nalone = 1000\nlearning_rate = 0.0\n")
     arguments = ("train-llvc", "me", tmp_path / "out", tmp_path / "work", "--out", tmp_path / "me.voice", "--recipe", recipe)
-    arguments += ("--steps", "1", "--start", tmp_path / "G_7.pth")
+    arguments += ("--steps", "1", "--threads", "1", "--start", tmp_path / "G_7.pth")
     code, output = run(*arguments)
     assert code == 2 and "expected a tensor 'convnet_pre" in flat(output) and not (tmp_path / "work").exists()
     code, output = run(*arguments, "--variant", "llvc-nc")
@@ -239,7 +240,7 @@ def test_pairs_train_a_voice_that_converts(tmp_path):
     values |= {"learning_rate": 5e-4, "decay": 0.999, "adversarial": 1.0, "features": 2.0, "mel": 10.0}
     recipe.write_text("[training]\n" + "".join(f"{key} = {value}\n" for key, value in values.items()))
     pack = tmp_path / "me.voice"
-    options = ("--out", pack, "--recipe", recipe, "--steps", "2", "--chunk-factor", "2")
+    options = ("--out", pack, "--recipe", recipe, "--steps", "2", "--threads", "1", "--chunk-factor", "2")
     code, output = run("train-llvc", "me", tmp_path / "out", tmp_path / "work", *options)
     assert code == 0, output
     assert VoicePack.open(pack).stream_model().chunk == 2 * 208
