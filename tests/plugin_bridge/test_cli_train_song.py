@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
             file.write(sing(notes, seed=number).audio)
     result = run("train-song", "me", folder / "takes", "--steps", "4", *options(folder, "songs"))
     assert result.exit_code == 0, result.stderr
-    assert re.search(r"step 5 of 5: vocoder, loss \d+\.\d+, held out \d+\.\d+", result.stderr)
+    assert re.search(r"step 6 of 6: vocoder, loss \d+\.\d+, held out \d+\.\d+", result.stderr)
     assert re.search(r"\d\.\d\d dB from their spectrograms, \d+\.\d\d before", result.stdout)
     assert result.stdout.strip().splitlines()[-1] == str(folder / "me.voice")
     shutil.copy(folder / "me.voice", folder / "songs.voice")
