@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyworld
 import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dsp.f0 import refined
 from models.checkpoint import restoring
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
@@ -92,7 +92,7 @@ def draw(recordings: Recordings, config: TrainingConfig, rng: np.random.Generato
         hops = np.arange(crop.f0.shape[1])
         f0 = np.exp(np.interp(at, hops, np.log(crop.f0[row]))) * speed
         voiced = np.interp(at, hops, crop.voicing[row]) > 0.5
-        f0 = refined(audio, f0, voiced, seconds)
+        f0 = np.where(voiced, refined(audio.astype(np.float64), SAMPLE_RATE, np.where(voiced, f0, 0.0)), f0)  # as songs have it
         mel = normalise(log_mel(audio)[: config.frames])
         if not held_out and rng.random() < config.lingering:
             voiced = np.convolve(voiced, np.ones(2 * int(rng.integers(1, 6)) + 1), "same") > 0.5
@@ -104,13 +104,6 @@ def draw(recordings: Recordings, config: TrainingConfig, rng: np.random.Generato
         for column, values in zip(columns, (audio, mel, f0, voiced, pulses, noise, bandwidth_hz), strict=True):
             column.append(np.asarray(values, np.float32))
     return Batch(*(torch.from_numpy(np.stack(column)) for column in columns))
-
-
-def refined(audio: Floats, f0: NDArray[np.float64], voiced: NDArray[np.bool_], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """f0 by instantaneous frequency (StoneMask, Morise 2016), as songs have it; where that leads far away, as it was."""
-    better = pyworld.stonemask(audio.astype(np.float64), np.where(voiced, f0, 0.0), seconds, SAMPLE_RATE)
-    near = voiced & (np.abs(np.log(np.maximum(better, 1.0) / f0)) < 0.06)
-    return np.where(near, better, f0)
 
 
 def blurred(mel: Floats, rng: np.random.Generator) -> Floats:
