@@ -296,7 +296,8 @@ def read_f0_csv(path: Path, frames: int) -> F0Track:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = np.array(list(_rows(path, file)), np.float64).reshape(-1, 3)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"expected an f0 table in {path}, but it cannot be read ({error})") from None
+        problem = getattr(error, "strerror", None) or error
+        raise ValueError(f"expected an f0 table in {path}, but it cannot be read: {problem}") from None
     if not len(rows):
         raise ValueError(f"expected rows of {', '.join(COLUMNS)} in {path}, found none")
     seconds, hz, voiced = rows[:, 0], rows[:, 1], rows[:, 2] > 0

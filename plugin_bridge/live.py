@@ -127,7 +127,7 @@ def find_device(device: Device) -> Opened:
         raise LiveError(f"{target['name']} has no outputs")
     return Opened(
         name=source["name"] if source["name"] == target["name"] else f"{source['name']} > {target['name']}",
-        sample_rate=device.sample_rate or source["default_samplerate"],
+        sample_rate=source["default_samplerate"] if device.sample_rate is None else device.sample_rate,
         inputs=device.input_channel,
         outputs=min(2, target["max_output_channels"]),
         host_api=sounddevice.query_hostapis(source["hostapi"])["name"],

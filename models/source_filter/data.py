@@ -102,11 +102,12 @@ def load_mono(path: Path) -> NDArray[np.float32]:
 
 
 def to_mono(sound: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
-    """Float32 [channels, samples] at any rate as float32 [samples] at 48 kHz, channels averaged."""
+    """Float32 [channels, samples] at any rate as float32 [samples] at 48 kHz, channels averaged, without offset."""
     audio = sound.mean(0, dtype=np.float32)
     if rate != SAMPLE_RATE:
         audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
-    return np.nan_to_num(np.asarray(audio, dtype=np.float32))
+    audio = np.nan_to_num(np.asarray(audio, dtype=np.float32))
+    return audio - audio.mean(dtype=np.float64).astype(np.float32) if len(audio) else audio
 
 
 def pieces(audio: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -42,6 +42,7 @@ from models.source_filter.features import (
 )
 from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, counted, hermitian_weight
 from models.source_filter.network import Block, Encoder, Network, prosody
+from models.source_filter.offset import OffsetFilter
 from models.source_filter.synthesis import (
     BINS,
     FFT,
@@ -207,6 +208,7 @@ class StepGraph(nn.Module):
         super().__init__()
         self.network = network
         self.tracker = tracker
+        self.offset = OffsetFilter()
         self.mean = RunningMean(BANDS + 1)
         self.mean.prior.copy_(prior)
         # Embeddings through the decoder's voice layer: mixing voices is one product with the weights.
@@ -263,14 +265,16 @@ class StepGraph(nn.Module):
             "tail": (FFT // HOP - 1, HOP),
         }
         shapes["blocks"] = (config.kernel - 1, len(self.blocks) * config.width)
+        shapes["offset"] = (1, 1)
         tracker = list(zip(self.tracker.state_names, self.tracker.initial_state(), strict=True))[1:]
         return shapes | {f"tracker_{name}": tuple(value.shape) for name, value in tracker}
 
     def forward(self, audio: Tensor, voice: Tensor, pitch_ratio: Tensor, formant_ratio: Tensor, *states: Tensor) -> Any:
         config = self.network.config
-        past, mean_state, loudest, pitch_state, phase, hop, tail, memory = states[:8]
+        past, mean_state, loudest, pitch_state, phase, hop, tail, memory, offset = states[:9]
+        audio, offset = self.offset(audio, offset)
         # The tracker's first state is the newest audio, which is here already.
-        f0, voicing, tracker_state = self.tracker(audio, (past[:, -(DECIMATION_TAPS - DECIMATION) :], *states[8:]))
+        f0, voicing, tracker_state = self.tracker(audio, (past[:, -(DECIMATION_TAPS - DECIMATION) :], *states[9:]))
         heard = torch.cat([past, audio], 1)
         # Hops are rows, and frames are picked as rows.
         spectrum = self.analysis(heard.reshape(-1, HOP)[self.analysis_frames].reshape(2, WINDOW) * self.window)
@@ -322,7 +326,7 @@ class StepGraph(nn.Module):
         hop = torch.fmod(hop + 2, NOISE_FRAMES[0] * NOISE_FRAMES[1])
         memory = torch.cat([memory[1:], torch.cat(entered, 1)])
         loudest, tail = held.amax(0, keepdim=True), added[:, CHUNK:].reshape(-1, HOP)
-        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, loudest, pitch_state, phase, hop, tail, memory]
+        next_states = [heard[:, -(WINDOW - HOP) :], mean_state, loudest, pitch_state, phase, hop, tail, memory, offset]
         return added[:, :CHUNK], *next_states, *tracker_state[1:]
 
     def pulses(self, f0: Tensor, heard: Tensor, phase: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:

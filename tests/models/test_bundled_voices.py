@@ -91,6 +91,24 @@ def test_pauses_stay_quiet_and_levels_are_kept(voice: str, song: Song) -> None:
     assert not converted[-RATE // 4 :].any()
 
 
+@pytest.mark.parametrize("offset", [0.001, 0.02, 0.1])
+@pytest.mark.parametrize("voice", [*VOICES, "pjs-clear", "kerstin-clear", "alys-clear"])
+def test_an_offset_is_no_sound(voice: str, offset: float) -> None:
+    """A cheap interface's constant voltage under a room's noise: between phrases it stays quiet."""
+    room = 1e-4 * np.random.default_rng(5).standard_normal(3 * RATE).astype(np.float32)
+    made = VoiceConverter(voice)(room + np.float32(offset), RATE)
+    heard = made[2 * RATE : -RATE // 10]  # the offset ends with the take, and its end is a sound
+    assert level_db(heard) < -65 and abs(heard.mean()) < 1e-5
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_loudspeakers_are_not_moved_by_what_nobody_hears(voice: str, converted: Callable[..., np.ndarray]) -> None:
+    made = converted(voice, pitch_shift=0.0)
+    spectrum = np.abs(np.fft.rfft(made)) ** 2
+    hz = np.fft.rfftfreq(len(made), 1 / RATE)
+    assert 10 * np.log10(spectrum[hz < 16].sum() / spectrum.sum()) < -40
+
+
 def test_the_same_take_gives_the_same_samples(song: Song, converted: Callable[..., np.ndarray]) -> None:
     np.testing.assert_array_equal(converted("kerstin", pitch_shift=0.0), VoiceConverter("kerstin")(song.audio, RATE))
 

@@ -28,6 +28,7 @@ from models.source_filter.disturb import disturb  # noqa: E402
 from models.source_filter.export import StepGraph, Tone, export_stream, knot_matrix, phase_basis  # noqa: E402
 from models.source_filter.fourier import InverseRealDFT, RealDFT, bin_order, hermitian_weight  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
+from models.source_filter.offset import OFFSET_HZ, OffsetFilter  # noqa: E402
 from models.source_filter.tracker import load_tracker  # noqa: E402
 from models.source_filter.train import TrainingConfig, TrainingProgress, fit  # noqa: E402
 from models.source_filter.weights import Trained, load_checkpoint  # noqa: E402
@@ -93,6 +94,30 @@ def test_phase_is_the_sum_of_a_linear_frequency() -> None:
     f0 = np.concatenate([np.linspace(knots[k], knots[k + 1], 256, endpoint=False) for k in range(3)])
     wanted = 0.3 + np.cumsum(f0) / 48_000
     np.testing.assert_allclose(np.array([0.3, *knots]) @ phase_basis(), wanted, atol=1e-9)
+
+
+def test_offsets_are_taken_off_by_the_recursion_of_one_pole() -> None:
+    audio = (np.random.default_rng(1).standard_normal(20 * 512) * 0.1 + 0.5).astype(np.float32)
+    memory, mean, wanted = np.exp(-2 * np.pi * OFFSET_HZ / 48_000), 0.0, []
+    for x in audio.astype(np.float64):
+        mean = memory * mean + (1 - memory) * x
+        wanted.append(x - mean)
+    step, state, stepped = OffsetFilter(), torch.zeros(1, 1), []
+    for chunk in torch.from_numpy(audio).reshape(-1, 1, 512):
+        out, state = step(chunk, state)
+        stepped.append(out[0].numpy())
+    np.testing.assert_allclose(np.concatenate(stepped), wanted, atol=1e-6)
+
+
+def test_noise_is_white_but_for_what_nobody_hears() -> None:
+    """Its stretches, added again, as loops: the power of their bins."""
+    frames, hop = synthesis.NOISE_FRAMES[0], 256
+    spectra = synthesis.noise_spectra()[:frames]
+    stretches = np.fft.irfft(spectra[:, : synthesis.BINS] + 1j * spectra[:, synthesis.BINS :])[:, : 2 * hop].reshape(frames, 2, hop)
+    loop = (stretches[:, 0] + np.roll(stretches[:, 1], 1, axis=0)).ravel()
+    power, hz = np.abs(np.fft.rfft(loop)) ** 2 / len(loop) * 2, np.fft.rfftfreq(len(loop), 1 / 48_000)
+    assert power[(hz > 30) & (hz < 24_000)].mean() == pytest.approx(1.0, abs=0.05)
+    assert power[hz < 6].max() < 1e-3
 
 
 def test_filters_are_minimum_phase() -> None:

@@ -54,6 +54,15 @@ def test_in_a_board_it_is_one_effect_among_others(voice, audio):
     assert board(stereo, RATE).shape == stereo.shape and board.latency_samples == 0
 
 
+def test_an_offset_is_no_sound(voice, audio):
+    """Pauses of a recording with one are pauses still, and its notes are converted as without."""
+    converter, shifted = VoiceConverter(voice, engine="song"), audio + np.float32(0.05)
+    made, plain = converter(shifted, RATE), converter(audio, RATE)
+    pause, note = slice(0, round(0.2 * RATE)), slice(round(0.6 * RATE), round(1.2 * RATE))
+    assert np.array_equal(made[pause], shifted[pause])
+    assert np.abs(made[note] - plain[note]).max() < 1e-3 * np.abs(plain[note]).max()
+
+
 def test_mix_gain_gate_and_bypass(voice, audio):
     converter = VoiceConverter(voice, engine="song")
     sung = converter(audio, RATE)
