@@ -247,9 +247,7 @@ def render(
     steps: Annotated[int, typer.Option(min=1, max=64, help="Of the diffusion: more take longer, and bring little.")] = 1,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; the result is the same.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed gives the same bytes.")] = 0,
-    method: Annotated[
-        str | None, typer.Option(help="That tracks the pitch: swift (network; the default), dio (fast) or harvest (slow).")
-    ] = None,
+    method: Annotated[str, typer.Option(help="That tracks the pitch: swift (network), dio (fast) or harvest (slow).")] = "swift",
     encoder: Annotated[
         Path | None, typer.Option(help="The content encoder of a voice that was trained with one of yours: .onnx, or a folder.")
     ] = None,
@@ -282,10 +280,8 @@ def render(
         _fail("render needs at least one recording and, last, the file or folder to write")
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         _fail(f"the report is a page, so its name must end in .html, not {report.name!r}")
-    if method not in (None, "dio", "harvest", "swift"):
+    if method not in ("dio", "harvest", "swift"):
         _fail(f"the method must be dio, harvest or swift, not {method!r}")
-    if f0 is not None and method is not None:
-        _fail("--f0 is the pitch, so --method has nothing to track")
     _check_size(size)
     if separate_stem not in (None, "vocals", "accompaniment"):
         _fail(f"what the model gives must be vocals or accompaniment, not {separate_stem!r}")
@@ -312,7 +308,7 @@ def render(
             size=cast("Size", size),
             steps=steps,
             seed=seed,
-            method=cast("Method", method or "swift"),
+            method=cast("Method", method),
             encoder=encoder,
         )
         separator = None if separate is None else Separator(separate, separate_fft, cast("Stem | None", separate_stem))

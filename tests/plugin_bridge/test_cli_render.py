@@ -224,7 +224,6 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
         (["--voice", "delay512"], "has no song engine"),
         (["--voice", "nobody"], "no voice is called"),
         (["--f0", "missing.csv"], "missing.csv"),
-        (["--f0", "pitch.csv", "--method", "dio"], "--f0 is the pitch, so --method has nothing to track"),
         (["--instrumental", "missing.wav"], "there is no file missing.wav"),
         (["--report", "page.pdf"], "must end in .html"),
         (["--separate-fft", "6144"], "about the model of --separate, which was not given"),
