@@ -113,9 +113,10 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
                 raise TypeError(f"a Board takes pedalboard plugins, VoiceConverters and Boards, got {plugin!r}")
             if getattr(plugin, "is_instrument", False):
                 raise ValueError(f"a Board takes effects, got an instrument, {plugin!r}")
-        if self._stream is not None:
+        stream, nodes = self._stream, self._nodes  # another thread may begin another stream meanwhile
+        if stream is not None:
             with contextlib.suppress(RuntimeError):  # pedalboard, too, says it when the list is processed
-                self._build(shape_of(plugins, set()), self._stream, self._nodes, self._nodes)
+                self._build(shape_of(plugins, {}), stream, nodes, nodes)
 
     @property
     def latency_samples(self) -> int:
@@ -156,6 +157,10 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             chain = self._arrange(stream)
             self._prepared = stream
             self._begin(chain, "live")
+
+    def prepared_for(self, sample_rate: float, block_size: int | None, channels: int) -> bool:
+        """Whether `process_block` takes what `prepare` with these arguments makes ready for."""
+        return self._prepared == Stream(sample_rate, channels, block_size)
 
     def process_block(self, x: NDArray[np.floating], out: Audio | None = None) -> Audio:
         """Process the next block of a live stream; the first `latency_samples` of a stream are silence.
@@ -280,7 +285,7 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
 
     def _arrange(self, stream: Stream) -> Series:
         """The chain of the plugins now in the list; those that were in it before go on where they were."""
-        shape = shape_of(self._plugins, {id(self)})
+        shape = shape_of(self._plugins, {id(self): self})
         if stream == self._stream and shape == self._shape:
             return self._chain
         before = self._nodes if stream == self._stream else {}

@@ -12,6 +12,8 @@ import numpy as np
 import pedalboard
 from numpy.typing import NDArray
 
+from plugin_bridge.effect import AudioEffect
+
 Audio: TypeAlias = NDArray[np.float32]
 
 # A native plugin forgets its sound when a block is longer than every block before, so each one is shown a block of this
@@ -131,6 +133,9 @@ class Leaf:
     def lookahead(self) -> int:
         """The part of `latency` that is a model's look-ahead."""
         raise NotImplementedError
+
+    def bind(self) -> None:
+        """Make ready for the stream, which is under way, if that is not done yet."""
 
     def restart(self, lead: int) -> None:
         """Begin a stream whose first `lead` samples are the silence with which the plugins before this one begin.
@@ -272,15 +277,16 @@ class Own(Leaf):
         self._prepared = False
         self._silent = True
         if bind:
-            self._prepare()
+            self.bind()
         else:
             # Next to nothing, as a whole signal: refuses a rate that is not for it, and makes `latency_samples` the one at
             # this rate. Unlike `prepare` it does not bind the converter to that latency, so that any voice may follow.
             self._render(silence(stream.channels, stream.channels + 1), 1)
 
-    def _prepare(self) -> None:
-        self._plugin.prepare(self._stream.sample_rate, self._stream.block_size, self._stream.channels)
-        self._prepared = self._silent = True
+    def bind(self) -> None:
+        if not self._prepared:
+            self._plugin.prepare(self._stream.sample_rate, self._stream.block_size, self._stream.channels)
+            self._prepared = self._silent = True
 
     @property
     def latency(self) -> int:
@@ -293,9 +299,13 @@ class Own(Leaf):
     def restart(self, lead: int) -> None:
         # A block of constant length must come whole.
         self._lead = lead if self._stream.block_size is None else 0
-        if not self._prepared:
-            self._prepare()
-        elif not self._silent:
+        stream = self._stream
+        if isinstance(self._plugin, AudioEffect) and not self._plugin.prepared_for(
+            stream.sample_rate, stream.block_size, stream.channels
+        ):
+            self._prepared = False  # since the last stream it was called by itself, or in another board
+        self.bind()
+        if not self._silent:
             self.clear()
 
     def clear(self) -> None:
@@ -408,13 +418,14 @@ Shape: TypeAlias = tuple[object, ...]
 Nodes: TypeAlias = dict[object, Node]
 
 
-def shape_of(plugins: Iterable[object], seen: set[int]) -> Shape:
+def shape_of(plugins: Iterable[object], seen: dict[int, object]) -> Shape:
     """The shape of a list of plugins.
 
     Raises
     ------
     RuntimeError
-        If a plugin is there twice at any depth, or inside itself (pedalboard's sentence); `seen` has the ids so far.
+        If a plugin is there twice at any depth, or inside itself (pedalboard's sentence); `seen` has those so far by their ids,
+        and keeps them alive: another one could get the id of an object that pedalboard made for this look alone.
     """
     shape: list[object] = []
     for plugin in tuple(plugins):  # at once: other threads may change the list
@@ -426,7 +437,7 @@ def shape_of(plugins: Iterable[object], seen: set[int]) -> Shape:
                 "The same plugin instance is being used multiple times in the same chain of plugins, which would cause "
                 "undefined results. Please ensure that no duplicate plugins are present before calling."
             )
-        seen.add(id(plugin))
+        seen[id(plugin)] = plugin
         if isinstance(plugin, (pedalboard.Chain, pedalboard.Mix)):
             shape.append((plugin, shape_of(plugin, seen)))
             continue
@@ -439,8 +450,8 @@ def shape_of(plugins: Iterable[object], seen: set[int]) -> Shape:
 def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes, bind: bool) -> Series:
     """The chain for a shape. Nodes found in `before` go on where they were; all that the chain has come into `now`.
 
-    `bind` prepares new processors of ours for this stream; else they wait for `restart`, and are free as long as they get
-    whole signals only.
+    `bind` prepares processors of ours for this stream, the new ones and those that were built before it began; else they wait
+    for `restart`, and are free as long as they get whole signals only.
     """
     nodes: list[Node] = []
     for part in shape:
@@ -456,8 +467,11 @@ def build(shape: Shape, stream: Stream, before: Nodes, now: Nodes, bind: bool) -
                 nodes.append(build(inside, stream, before, now, bind))
             continue
         key = id(part)  # `before` and `now` hold the plugin, so that no other gets its id
-        if key in before:
-            now[key] = before[key]
+        known = before.get(key)
+        if isinstance(known, Leaf):
+            now[key] = known
+            if bind:
+                known.bind()
         elif isinstance(part, pedalboard.Plugin):
             now[key] = Native(part, stream)
         else:

@@ -354,6 +354,12 @@ class VoiceConverter(AudioEffect):
             self._prepare(rate, block_size, channels, steer_pitch)
             self._promised = True
 
+    def prepared_for(self, sample_rate: float, block_size: int | None, channels: int) -> bool:
+        """Whether `process_block` takes what `prepare` with these arguments makes ready for: `process` may have ended that."""
+        with self._lock:
+            setup = self._stream.setup if self._stream is not None and self._promised else None
+        return setup is not None and (setup.rate, setup.block, setup.channels) == (exact_rate(sample_rate), block_size, channels)
+
     def _prepare(self, rate: Fraction, block: int | None, channels: int, steer_pitch: bool = False) -> HostStream:
         with self._setting:
             model = self._target.pack.stream_model()

@@ -31,5 +31,9 @@ class AudioEffect(ABC):
         """`latency_samples`, under the name that native plugins give it."""
         return self.latency_samples
 
+    @abstractmethod
+    def prepared_for(self, sample_rate: float, block_size: int | None, channels: int) -> bool:
+        """Whether `process_block` takes what `prepare` with these arguments makes ready for: `process` may have ended that."""
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(f"cannot pickle 'plugin_bridge.{type(self).__name__}' object")

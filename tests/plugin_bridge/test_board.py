@@ -175,6 +175,15 @@ class TestList:
                 assert str(ours.value) == str(theirs.value)
 
 
+    def test_plugins_inside_native_containers_are_not_taken_for_each_other(self) -> None:
+        """pedalboard makes objects for them at every look, whose ids are free for others afterwards."""
+        inside = Board([pedalboard.Chain([pedalboard.Gain(6), pedalboard.Gain(-3)]), pedalboard.Chain([pedalboard.Gain(-3)])])
+        board = Board([inside, pedalboard.Chain([pedalboard.Gain(6)]), pedalboard.Mix([pedalboard.Gain(-6)])])
+        x = noise(1000)
+        for _ in range(3):
+            np.testing.assert_allclose(board(x, RATE), x, rtol=1e-5)
+
+
 class TestNativePlugins:
     """However the audio is cut, a native plugin gives what it gives for the whole signal."""
 
@@ -458,6 +467,26 @@ class TestWithConverters:
             with pytest.raises(ValueError, match="needs a latency of 736 samples and the stream was prepared for 96"):
                 vc.voice = "delay512"
 
+    @pytest.mark.parametrize("rate", [RATE, 44_100])
+    def test_a_converter_may_work_elsewhere_between_streams(self, rate: int) -> None:
+        """By itself, or in another board; then it is made ready for this one again."""
+        x, vc = noise(6000, 2), delay()
+        board, other = Board([vc, pedalboard.Gain(-6)]), Board([vc])
+        expected = board(x, RATE)
+        for elsewhere in (
+            lambda: vc(x[0], rate),
+            lambda: np.concatenate([streamed(other, x, rate), other.flush()], axis=1),
+            lambda: other.prepare(rate, 64),
+        ):
+            assert np.array_equal(np.concatenate([streamed(board, x), board.flush()], axis=1), expected)
+            elsewhere()
+        board.prepare(RATE, 480, 2)
+        assert vc(x, rate).shape == x.shape and other(x, rate).shape == x.shape
+        other.prepare(rate, 64)
+        board.reset()
+        y = live(board, np.pad(x, ((0, 0), (0, 6000))), itertools.repeat(480))
+        assert np.array_equal(y[:, board.latency_samples :][:, :6000], expected)
+
     def test_plugins_that_look_ahead_hear_the_ones_before_them_ring_on(self) -> None:
         """At the end of a whole signal as at the end of a stream."""
         x = noise(6000)
@@ -565,6 +594,36 @@ class TestEdits:
         y.append(board.flush())
         expected = pedalboard.Reverb()(x[:, start:], RATE)
         assert np.array_equal(np.concatenate(y, axis=1), expected)
+
+    def test_a_plugin_taken_out_again_may_join_the_stream_that_began_meanwhile(self) -> None:
+        x, vc = noise(6000), delay()
+        board = Board()
+        board(x, RATE)
+        board.append(vc)
+        board.remove(vc)
+        assert np.array_equal(board.process(x, RATE, reset=False), x)
+        board.append(vc)
+        y = np.concatenate([board.process(x, RATE, reset=False), board.flush()], axis=1)
+        assert np.array_equal(y, np.pad(x, ((0, 0), (vc.latency_samples, 0)))[:, -y.shape[1] :])
+
+    def test_a_plugin_joins_while_another_thread_begins_another_stream(self) -> None:
+        x, board = noise(1000), Board([delay()])
+        board(x, RATE)
+
+        class Late(Board):
+            """In the list just when the stream of the board ends."""
+
+            looks = 0
+
+            def __iter__(self) -> Iterator[pedalboard.Plugin]:
+                self.looks += 1
+                if self.looks == 1:
+                    with pytest.raises(ValueError, match="sample rate"):
+                        board(x, 1000)
+                return super().__iter__()
+
+        board.append(Late())
+        np.testing.assert_allclose(board(x, RATE), x, atol=1e-6)
 
     def test_a_rejected_stream_leaves_a_board_that_works(self) -> None:
         x = noise(6000)
