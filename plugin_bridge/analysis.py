@@ -136,9 +136,13 @@ def watched(source: Source, stages: Stages) -> Iterator[Audio]:
             block = next(blocks, None)
             if block is None:
                 return
-            # What is left is as `VoiceConverter` takes it.
-            block = normal(np.clip(audible(block), -HIGHEST_SAMPLE, HIGHEST_SAMPLE))
+            block = cleaned(block)
         yield block
+
+
+def cleaned(audio: Audio) -> Audio:
+    """Audio without samples that are no audio; what is left is as `VoiceConverter` takes it."""
+    return normal(np.clip(audible(audio), -HIGHEST_SAMPLE, HIGHEST_SAMPLE))
 
 
 def _pieces(blocks: Iterator[Audio], rate: int, least: int) -> Iterator[_Piece]:

@@ -29,7 +29,8 @@ from plugin_bridge.blocks import file_rate
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
 from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.protocol import number
+from plugin_bridge.protocol import check_audio, number
+from plugin_bridge.protocol import rate as checked_rate
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
 from plugin_bridge.remix import Mix, remix
 from plugin_bridge.stages import Stages, in_order
@@ -313,12 +314,21 @@ class SongRenderer:
         ModelError
             If the song engine fails.
         ValueError
-            For a value or a rate out of range.
+            For a value or a rate out of range, or another shape.
+        TypeError
+            For anything but float32 or float64.
         """
-        source = _Array(audio, sample_rate)
-        song = self.listen(source, Wishes(pitch_shift, formant_shift, mix=mix, gain_db=gain_db, gate_db=gate_db))
+        check_audio(audio)
+        if audio.ndim != 2 or not audio.shape[0]:
+            raise ValueError(f"audio must have the shape (channels, n), got {audio.shape}")
+        source = _Array(audio, checked_rate(sample_rate))
+        wishes = Wishes(pitch_shift, formant_shift, mix=mix, gain_db=gain_db, gate_db=gate_db)
+        if not source.samples:
+            return np.zeros(audio.shape, np.float32)
+        song = self.listen(source, wishes)
         if not song.voiced:
-            return song.finished(np.array(audio, np.float32), np.asarray(audio, np.float32), 0)
+            plain = np.concatenate(list(watched(source, song.stages)), axis=1)
+            return song.finished(plain, plain, 0)
         return np.concatenate(list(song.convert()), axis=1)
 
     def listen(self, source: Source, wishes: Wishes, progress: Callable[[Progress], None] = lambda now: None) -> Song:

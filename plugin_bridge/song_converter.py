@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from plugin_bridge.analysis import cleaned
 from plugin_bridge.converter import LoadedVoice, Voice, VoiceConverter
 from plugin_bridge.render import SongRenderer
 
@@ -51,7 +52,7 @@ class SongConverter(VoiceConverter):
         self._made = partial(
             SongRenderer, threads=threads, size=size, steps=steps, seed=seed, method=method, encoder=encoder
         )
-        self._renderer: tuple[object, SongRenderer] = self._target, self._made(self._target.shown)
+        self._renderer = self._made(self._target.shown)
 
     @property
     def latency_samples(self) -> int:
@@ -87,14 +88,16 @@ class SongConverter(VoiceConverter):
         if not reset:
             raise RuntimeError(OFFLINE)
         source = np.asarray(samples, np.float32)
-        return source if samples.size == 0 or self.bypass else self._convert(source, int(rate))
+        if samples.size == 0 or self.bypass:
+            return cleaned(source)
+        return self._convert(source, int(rate))
+
+    def _take_voice(self, loaded: LoadedVoice) -> None:
+        self._renderer = self._made(loaded.target.shown)  # a voice that cannot sing songs is refused here
+        super()._take_voice(loaded)
 
     def _convert(self, source: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-        with self._setting:
-            target = self._target
-            if self._renderer[0] is not target:
-                self._renderer = target, self._made(target.shown)
-            renderer = self._renderer[1]
+        renderer = self._renderer
         numbers = {name: getattr(self, name) for name in ("pitch_shift", "formant_shift", "mix", "gain_db", "gate_db")}
         parts = [source] if self._stereo == "mid" else list(source[:, None])
         return np.concatenate([renderer.convert(part, rate, **numbers) for part in parts])

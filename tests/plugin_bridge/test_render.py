@@ -282,6 +282,27 @@ def test_values_out_of_range_are_refused(voice, wrong, said):
 
 
 @pytest.mark.parametrize(
+    ("audio", "rate", "kind", "said"),
+    [
+        (np.zeros(4000, np.float32), 48_000, ValueError, r"shape \(channels, n\), got \(4000,\)"),
+        (np.zeros((0, 4000), np.float32), 48_000, ValueError, r"shape \(channels, n\), got \(0, 4000\)"),
+        (np.zeros((1, 4000), np.int16), 48_000, TypeError, "32-bit and 64-bit floating point audio .* got int16"),
+        ([[0.0, 0.5]], 48_000, TypeError, "must be a numpy array, got list"),
+        (np.zeros((1, 4000)), float("nan"), ValueError, "must be finite and above 0 Hz, got nan"),
+        (np.zeros((1, 4000)), "48000", TypeError, "sample_rate must be a number, got str"),
+    ],
+)
+def test_what_is_no_audio_is_refused(voice, audio, rate, kind, said):
+    """Whole numbers too: a rendering of them would be thousands of times too loud."""
+    with pytest.raises(kind, match=said):
+        SongRenderer(voice).convert(audio, rate)
+
+
+def test_of_nothing_there_is_nothing_to_convert(voice):
+    assert SongRenderer(voice).convert(np.zeros((2, 0)), 48_000).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
     ("target", "wishes", "kind", "said"),
     [
         ("out.wav", {"transpose": "foo"}, ValueError, "transpose must be a number of semitones or 'auto', got 'foo'"),

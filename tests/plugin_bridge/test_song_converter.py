@@ -82,6 +82,31 @@ def test_the_voice_may_be_changed(voice, audio, monkeypatch):
     assert 20 * np.log10(loud / np.std(converter(audio, RATE))) == pytest.approx(12, abs=1)
 
 
+def test_a_voice_that_sings_no_songs_is_refused_when_it_is_set(voice, audio):
+    converter = VoiceConverter(voice, engine="song")
+    before = converter(audio, RATE)
+    with pytest.raises(ValueError, match="no song engine 'lhq', it has none"):
+        converter.voice = "delay512"
+    assert converter.voice == voice and np.array_equal(converter(audio, RATE), before)
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_samples_that_are_no_audio_come_out_as_silence_where_nobody_sings_too(voice, bypass):
+    """Where the source is given back, it is as the stream engine would take it: finite, and at most 16 times full scale."""
+    converter = VoiceConverter(voice, engine="song", bypass=bypass)
+    room = (1e-4 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+    broken = room.copy()
+    broken[1000:1010], broken[2000], broken[3000], broken[4000], broken[5000] = np.nan, np.inf, -np.inf, 1e-40, -20.0
+    expected = room.copy()
+    expected[1000:1010] = expected[[2000, 3000, 4000]] = 0.0
+    expected[5000] = -16.0
+    made = converter(broken, RATE)
+    assert np.isfinite(made).all() and np.abs(made).max() <= 16
+    if bypass:
+        assert np.array_equal(made, expected)
+    assert np.isfinite(SongRenderer(voice).convert(broken[None], RATE)).all()
+
+
 def test_each_channel_by_itself(voice, audio):
     converter = VoiceConverter(voice, engine="song", stereo="each")
     both = converter(np.stack([audio, 0 * audio]), RATE)
