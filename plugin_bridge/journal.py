@@ -18,7 +18,11 @@ from plugin_bridge.render import Rendering
 
 def keep(done: Rendering, settings: Mapping[str, Any]) -> None:
     """Remember a rendering; without a place for it, none."""
-    kept = {"settings": settings, "rendering": {**asdict(done), "source": str(done.source), "target": str(done.target)}}
+    kept = {
+        "settings": settings,
+        "written": stamp(done.target),
+        "rendering": {**asdict(done), "source": str(done.source), "target": str(done.target)},
+    }
     with suppress(FileError), replacing(_place(done.target)) as file:
         file.write(json.dumps(kept).encode())
 
@@ -27,7 +31,8 @@ def recall(job: Job, settings: Mapping[str, Any]) -> Rendering | None:
     """What became of a job with these settings, if it is still there and whole."""
     try:
         kept = json.loads(_place(job.target).read_bytes())
-        if kept["settings"] != settings:
+        # What something else wrote to the same place since then is not what was rendered.
+        if kept["settings"] != settings or kept["written"] != stamp(job.target):
             return None
         with open_recording(job.source) as source, open_recording(job.target) as target:
             if target.sample_rate != source.sample_rate or target.samples < source.samples:

@@ -91,6 +91,18 @@ def test_what_was_done_before_is_told_of_with_the_rest(tmp_path, voice, sung):
     assert result.exit_code == 0 and (tmp_path / "f0.csv").exists()
 
 
+def test_what_was_written_over_since_is_rendered_again(tmp_path, voice, sung):
+    """By another command, with the length and rate it had."""
+    source, out = write_audio(tmp_path / "a.wav", sung), tmp_path / "o.wav"
+    assert run(source, out, "--voice", voice).exit_code == 0
+    rendered = out.read_bytes()
+    assert CliRunner().invoke(app, ["convert", str(source), str(out), "--voice", "delay512"]).exit_code == 0
+    assert out.read_bytes() != rendered
+    result = run(source, out, "--voice", voice, "--resume")
+    assert result.exit_code == 0 and "done before" not in result.stderr
+    assert out.read_bytes() == rendered
+
+
 def test_what_was_done_otherwise_is_rendered_again(tmp_path, voice, sung):
     source, out, table = write_audio(tmp_path / "a.wav", sung), tmp_path / "out.wav", tmp_path / "f0.csv"
 
