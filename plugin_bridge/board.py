@@ -162,6 +162,11 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
         """Whether `process_block` takes what `prepare` with these arguments makes ready for."""
         return self._prepared == Stream(sample_rate, channels, block_size)
 
+    def release(self) -> None:
+        """Let latencies be others, once the stream under way has ended: what was prepared holds no longer."""
+        with self._lock:
+            self._chain.release()
+
     def process_block(self, x: NDArray[np.floating], out: Audio | None = None) -> Audio:
         """Process the next block of a live stream; the first `latency_samples` of a stream are silence.
 
@@ -229,12 +234,12 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             samples = self._layout.read(input_array)
             if samples.size == 0:
                 if reset:
-                    self._running = "no"  # as with any other whole signal
+                    self._end(self._chain)  # as with any other whole signal
                 return np.zeros(input_array.shape, np.float32)
             x = _clean(samples)
             chain = self._arrange(Stream(hertz, x.shape[0], None))
             if reset:
-                self._running = "no"
+                self._end(chain)
                 # What looks ahead hears, after the end, the plugins before it ring on, as it does in a stream.
                 end = silence(x.shape[0], chain.latency)
                 y = chain.render(np.concatenate([x, end], axis=1), size)[:, : x.shape[1]]
@@ -265,8 +270,8 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             ends += [chain.step(silence(stream.channels, size)) for _ in range(-(-latency // size))]
             end = normal(np.concatenate(ends, axis=1)[:, :latency])
             live = self._running == "live"
-            self._running = "no"
             chain.clear()
+            self._end(chain)
             if not live:
                 return self._layout.restore(end[:, latency - min(latency, self._omitted) :])
             return end[0] if self._flat else end
@@ -275,9 +280,10 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
         """Silence every plugin, and forget what earlier arrays looked like."""
         with self._lock:
             self._layout.forget()
-            self._running = "no"
             if self._stream is not None:
-                self._arrange(self._stream).clear()
+                chain = self._arrange(self._stream)
+                chain.clear()
+                self._end(chain)
             else:
                 for plugin in self:
                     if plugin is not None:
@@ -299,6 +305,12 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
 
     def _build(self, shape: Shape, stream: Stream, before: Nodes, now: Nodes) -> Series:
         return build(shape, stream, before, now, bind=self._running != "no" or stream.block_size is not None)
+
+    def _end(self, chain: Series) -> None:
+        """The stream is over. What was prepared by `process`, and not by whoever asked for it, binds nobody any more."""
+        if self._running == "aligned":
+            chain.release()
+        self._running = "no"
 
     def _begin(self, chain: Series, how: Literal["live", "aligned"]) -> None:
         chain.restart(0)

@@ -149,6 +149,9 @@ class Leaf:
         """Silence the plugin."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Undo `bind`: the stream has ended."""
+
     def _run(self, x: Audio) -> Audio:
         raise NotImplementedError
 
@@ -312,6 +315,10 @@ class Own(Leaf):
         self._plugin.reset()
         self._silent = True
 
+    def release(self) -> None:
+        if isinstance(self._plugin, AudioEffect):
+            self._plugin.release()
+
     def _run(self, x: Audio) -> Audio:
         self._silent = False
         return self._plugin.process_block(x)
@@ -343,6 +350,10 @@ class Series:
     def clear(self) -> None:
         for node in self._nodes:
             node.clear()
+
+    def release(self) -> None:
+        for node in self._nodes:
+            node.release()
 
     def step(self, x: Audio) -> Audio:
         for node in self._nodes:
@@ -387,6 +398,10 @@ class Parallel:
     def clear(self) -> None:
         for branch in self._branches:
             branch.clear()
+
+    def release(self) -> None:
+        for branch in self._branches:
+            branch.release()
 
     def step(self, x: Audio) -> Audio:
         outputs = [branch.step(x) for branch in self._branches]

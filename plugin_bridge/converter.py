@@ -319,9 +319,9 @@ class VoiceConverter(AudioEffect):
         self._numbers[name] = number
 
     def _stale(self) -> bool:
-        """Whether a new stream is made when audio comes: for another voice, or for a shift that this one has no latency for."""
-        bound = self._promised or self._running
-        return self._outdated or (not bound and self._newest is not None and not self._newest.serves(self._numbers))
+        """Whether a new stream is made when audio comes: for another voice, or with or without the latency of a shift."""
+        newest, bound = self._newest, self._promised or self._running
+        return self._outdated or (not bound and newest is not None and newest.staged != needs_stage(newest.model, self._numbers))
 
     def prepare(
         self, sample_rate: float, block_size: int | None = None, channels: int = 1, *, steer_pitch: bool = False
@@ -359,6 +359,11 @@ class VoiceConverter(AudioEffect):
         with self._lock:
             setup = self._stream.setup if self._stream is not None and self._promised else None
         return setup is not None and (setup.rate, setup.block, setup.channels) == (exact_rate(sample_rate), block_size, channels)
+
+    def release(self) -> None:
+        """Let the latency be another one, once the stream under way has ended: what was prepared holds no longer."""
+        with self._lock:
+            self._promised = False
 
     def _prepare(self, rate: Fraction, block: int | None, channels: int, steer_pitch: bool = False) -> HostStream:
         with self._setting:
@@ -465,6 +470,8 @@ class VoiceConverter(AudioEffect):
         """What `process` makes of checked audio [channels, n]: as many channels. Called under the lock."""
         channels, n = samples.shape
         goes_on, self._trimmed = self._running and self._trimmed, True
+        if reset:
+            self._running = False  # a stream ends here, and what it was bound to
         if samples.size == 0:
             if reset and self._stream is not None:
                 self._restart(self._stream)

@@ -35,5 +35,9 @@ class AudioEffect(ABC):
     def prepared_for(self, sample_rate: float, block_size: int | None, channels: int) -> bool:
         """Whether `process_block` takes what `prepare` with these arguments makes ready for: `process` may have ended that."""
 
+    @abstractmethod
+    def release(self) -> None:
+        """Let the latency be another one, once the stream under way has ended: what was prepared holds no longer."""
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(f"cannot pickle 'plugin_bridge.{type(self).__name__}' object")

@@ -126,6 +126,11 @@ class Engine:
             ramp.snap(weight)
         self._failed[:] = [False] * len(self._streams)
 
+    @property
+    def staged(self) -> bool:
+        """Whether a shifter comes before the model."""
+        return bool(self._shifters)
+
     def serves(self, numbers: Mapping[str, float]) -> bool:
         """Whether it can shift as these parameters want it to."""
         return bool(self._shifters) or not needs_stage(self.model, numbers)

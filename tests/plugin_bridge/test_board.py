@@ -487,6 +487,21 @@ class TestWithConverters:
         y = live(board, np.pad(x, ((0, 0), (0, 6000))), itertools.repeat(480))
         assert np.array_equal(y[:, board.latency_samples :][:, :6000], expected)
 
+    def test_any_voice_may_follow_between_streams_unless_a_latency_was_promised(self) -> None:
+        x, vc = noise(6000), VoiceConverter("delay480")
+        board = Board([vc])
+        assert np.array_equal(np.concatenate([streamed(board, x), board.flush()], axis=1), x)
+        assert board.latency_samples == 96 + 479
+        vc.voice = "delay512"
+        assert np.array_equal(np.concatenate([streamed(board, x), board.flush()], axis=1), x)
+        assert board.latency_samples == 256 + 511
+        vc.voice = "delay480"
+        board.prepare(RATE)
+        board.process_block(x)
+        board.flush()
+        with pytest.raises(ValueError, match="needs a latency of 767 samples and the stream was prepared for 575"):
+            vc.voice = "delay512"
+
     def test_plugins_that_look_ahead_hear_the_ones_before_them_ring_on(self) -> None:
         """At the end of a whole signal as at the end of a stream."""
         x = noise(6000)

@@ -142,6 +142,32 @@ def test_offline_it_may_be_set_at_any_time(sung: Audio) -> None:
     assert np.array_equal(converter(sung, 16_000), sung)
 
 
+def test_what_was_set_before_is_no_part_of_the_next_recording(sung: Audio) -> None:
+    """Neither the shifter, once nothing is shifted any more, nor a stream that was never ended."""
+    converter = VoiceConverter("rate16k", pitch_shift=4)
+    shifted = converter(sung, 16_000)
+    assert converter.latency_samples == 16 + 207 + LATE
+    converter.pitch_shift = 0
+    assert converter.latency_samples == 16 + 207
+    converter.process(sung, 16_000, reset=False)
+    converter.pitch_shift = 4
+    assert converter.latency_samples == 16 + 207, "constant in a stream"
+    assert np.array_equal(converter(sung, 16_000), shifted)
+
+
+def test_every_stream_through_a_board_begins_with_the_shift_there_is(sung: Audio) -> None:
+    converter = VoiceConverter("rate16k")
+    boards = Board([converter]), Board([Board([converter])])
+    for board, semitones in itertools.product(boards, (0.0, 4.0, 0.0)):
+        converter.pitch_shift = semitones
+        pieces = [board.process(piece, 16_000, reset=False) for piece in np.split(sung, [300, 5000])]
+        assert board.latency_samples == 16 + 207 + (LATE if semitones else 0)
+        expected = VoiceConverter("rate16k", pitch_shift=semitones)(sung, 16_000)
+        assert np.array_equal(np.concatenate([*pieces, board.flush()]), expected)
+        converter.pitch_shift = 4.0 - semitones
+        assert np.array_equal(board(sung, 16_000), VoiceConverter("rate16k", pitch_shift=4.0 - semitones)(sung, 16_000))
+
+
 def test_such_a_voice_is_heard_unshifted_where_there_is_no_latency_for_more(sung: Audio) -> None:
     converter = VoiceConverter("bank_a", pitch_shift=2)
     converter.prepare(48_000, 512)
