@@ -59,6 +59,13 @@ def frame_power(audio: NDArray[np.floating], first: float, hop: float, window: f
     return power
 
 
+def frame_peak(audio: NDArray[np.floating], first: float, hop: float, frames: int) -> NDArray[np.float64]:
+    """Largest absolute value [frames] of the `hop` samples around sample `first` + k * `hop` of `audio` [n], zeros outside it."""
+    edges = np.clip(np.rint(first + hop * (np.arange(frames + 1) - 0.5)).astype(np.int64), 0, len(audio))
+    peaks = np.maximum.reduceat(np.append(np.abs(audio), 0.0), edges)[:-1]
+    return np.where(edges[1:] > edges[:-1], peaks, 0.0).astype(np.float64)
+
+
 def decibels(power: NDArray[np.float64]) -> NDArray[np.float64]:
     """Levels of mean squares in dB of full scale, at least -120."""
     level: NDArray[np.float64] = 10 * np.log10(np.maximum(power, 10 ** (QUIETEST_DB / 10)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dsp.f0 import Method, track_f0
 from dsp.resampling import resample
-from dsp.slicing import frame_power
+from dsp.slicing import frame_peak, frame_power
 from models.lhq.encoders import RATE as ENCODER_RATE
 from models.lhq.encoders import Encoder
 from models.lhq.features import content_features, loudness
@@ -65,6 +65,8 @@ class Analysis:
     power : float64 [T]
         Mean square of the mean of all channels.
     channel_power : float64 [channels, T]
+    peak : float64 [T]
+        Largest absolute sample of any channel.
     """
 
     samples: int
@@ -74,6 +76,7 @@ class Analysis:
     voiced: NDArray[np.bool_]
     power: NDArray[np.float64]
     channel_power: NDArray[np.float64]
+    peak: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def analyse(
         voiced=np.concatenate([part.voiced for part in heard]),
         power=np.concatenate([part.power for part in heard]),
         channel_power=np.concatenate([part.channel_power for part in heard], axis=1),
+        peak=np.concatenate([part.peak for part in heard]),
     )
 
 
@@ -179,6 +183,7 @@ class _Heard:
     voiced: NDArray[np.bool_]
     power: NDArray[np.float64]
     channel_power: NDArray[np.float64]
+    peak: NDArray[np.float64]
 
 
 def _listen(piece: _Piece, rate: int, method: Method, stages: Stages, encoder: Encoder | None) -> _Heard:
@@ -192,6 +197,7 @@ def _listen(piece: _Piece, rate: int, method: Method, stages: Stages, encoder: E
         where = (own.start * rate / FRAME_RATE, rate / FRAME_RATE, WINDOW_S * rate, count)
         power = frame_power(mid, *where)
         channel_power = np.stack([frame_power(channel, *where) for channel in heard])
+        peak = frame_peak(np.abs(heard).max(axis=0), where[0], where[1], count)
     with stages.watch("resampling"):
         audio = resample(mid, rate, SAMPLE_RATE)
     with stages.watch("pitch"):
@@ -204,7 +210,7 @@ def _listen(piece: _Piece, rate: int, method: Method, stages: Stages, encoder: E
     if encoder is not None:
         with stages.watch("content"):
             features = _encoded(encoder, resample(audio, SAMPLE_RATE, ENCODER_RATE), own)
-    return _Heard(features, loud, pitch.hz[own], pitch.voiced[own], power, channel_power)
+    return _Heard(features, loud, pitch.hz[own], pitch.voiced[own], power, channel_power, peak)
 
 
 def _encoded(encoder: Encoder, audio: Audio, own: slice) -> NDArray[np.float16]:

@@ -384,7 +384,8 @@ class Song:
         self._presence = presence(self._level, gate, HOLD, RAMP)
         self.slices = slice_on_silence(self._level, gate, SLICING)
         gated = wishes.gate_db > PARAMETERS["gate_db"].minimum
-        self._open = presence(self._level, wishes.gate_db, HOLD, RAMP) if gated else None
+        # Of peaks, as the stream engine's gate: the level of a voice lies 10 dB and more below them.
+        self._open = presence(decibels(np.square(analysis.peak)), wishes.gate_db, HOLD, RAMP) if gated else None
         hz, voiced = analysis.hz, analysis.voiced & (self._presence > 0)
         if wishes.f0 is not None:
             written = read_f0_csv(wishes.f0, len(hz))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsp.slicing import Slice, Slicing, decibels, frame_power, presence, slice_on_silence
+from dsp.slicing import Slice, Slicing, decibels, frame_peak, frame_power, presence, slice_on_silence
 
 runs = st.lists(st.tuples(st.booleans(), st.integers(1, 80)), max_size=12)
 slicings = st.builds(Slicing, st.integers(1, 20), st.integers(0, 20), st.integers(0, 60), st.integers(2, 70))
@@ -72,6 +72,16 @@ def test_power_is_the_mean_square_in_each_window_zeros_outside(rate):
 def test_digital_silence_after_sound_has_no_power_at_all():
     audio = np.r_[np.random.default_rng(0).standard_normal(4000), np.zeros(4000)].astype(np.float32)
     assert decibels(frame_power(audio, 6000, 100, 400, 10)).max() == -120
+
+
+def test_peaks_of_frames_are_those_of_their_samples():
+    hop = 44_100 / 400  # not whole
+    audio = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    peaks = frame_peak(audio, 0.0, hop, 60)
+    for k, peak in enumerate(peaks):
+        own = audio[max(0, round((k - 0.5) * hop)) : max(0, round((k + 0.5) * hop))]
+        assert peak == np.abs(own).max(initial=0.0)
+    assert not peaks[46:].any()
 
 
 def test_presence_holds_then_falls_and_is_certain_where_there_is_sound():

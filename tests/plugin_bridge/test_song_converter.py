@@ -74,6 +74,19 @@ def test_mix_gain_gate_and_bypass(voice, audio):
     assert np.array_equal(converter(audio, RATE), audio)
 
 
+def test_the_gate_hears_the_peaks_of_any_channel_as_that_of_the_stream_engine_does(voice, audio):
+    """One channel alone is sung in, at a peak of 0 dB: the mean of both is 6 dB softer, its level some 10 dB more."""
+    left = np.stack([audio / np.abs(audio).max(), 0 * audio])
+    for engine, name in (("song", voice), ("stream", "delay512")):
+        converter = VoiceConverter(name, engine=engine)
+        plain = converter(left, RATE)
+        note = slice(round(0.7 * RATE), round(0.8 * RATE))
+        converter.gate_db = -3.0
+        assert np.abs(plain[:, note]).max() > 0.1
+        assert np.array_equal(converter(left, RATE)[:, note], plain[:, note])
+        assert np.abs(converter(0.5 * left, RATE)[:, note]).max() == 0
+
+
 def test_the_voice_may_be_changed(voice, audio, monkeypatch):
     converter = VoiceConverter(voice, engine="song")
     loud = np.std(converter(audio, RATE))
