@@ -67,7 +67,9 @@ def restoring(path: Path, what: str = "a checkpoint of this training") -> Iterat
     try:
         step = state.get("step", 0)
         if type(step) is not int or step < 0:
-            raise CheckpointError(f"expected {what} in {path}, but its step is {str(step)[:40]!r}")
+            # Of lists in lists, each many times, the text would be larger than any memory.
+            told = step if isinstance(step, (int, str)) else type(step).__name__
+            raise CheckpointError(f"expected {what} in {path}, but its step is {str(told)[:40]!r}")
         yield state
     except CheckpointError:
         raise

@@ -1014,7 +1014,7 @@ def train_llvc(
     except KeyboardInterrupt:
         _say(f"interrupted: the same command goes on from {work}")
         raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:  # a recipe may want the weights of Whisper
         _fail(str(error))
     print(target.resolve())
 
@@ -1312,7 +1312,14 @@ def _training(name: str, steps: int | None) -> Iterator[tuple[Callable[[int, int
             if not progress.console.is_terminal:
                 _say(f"step {step} of {of}: {losses}, {left}")
 
-        yield show, lambda sentence: _say(sentence, progress.console)
+        try:
+            yield show, lambda sentence: _say(sentence, progress.console)
+        except RuntimeError as error:
+            from torch import OutOfMemoryError  # of a GPU; whoever trains has torch
+
+            if not isinstance(error, OutOfMemoryError):
+                raise
+            raise ValueError("the GPU has too little memory for this training: --device cpu does without it") from None
 
 
 class _ErrorConsole(Console):

@@ -220,4 +220,6 @@ def load_content(path: Path) -> tuple[Conditioner, list[str]]:
     with restoring(path, "a stage-1 checkpoint") as state:
         model = Conditioner(ContentConfig(**state["config"]))
         model.load_state_dict(state["average"])
-        return model.eval(), [str(voice) for voice in state["voices"]]
+        if not all(isinstance(voice, str) for voice in state["voices"]):
+            raise TypeError("its voices have no names")
+        return model.eval(), list(state["voices"])

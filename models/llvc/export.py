@@ -54,8 +54,8 @@ def grouped_order(width: int, narrow: int) -> Tensor:
 class Prenet(nn.Module):
     """The gated blocks on rows of samples, each with its past in front: [rows, past + stride] -> [rows, stride].
 
-    A row's past is made again from the waveform's: cheaper than a dozen states, and the same, as zeros before the start are
-    what a stream has heard there. A kernel is a band matrix: products of small matrices, and nothing to cut to length.
+    A row's past is made again from the waveform's: cheaper than a dozen states, and the same. A kernel is a band matrix: products
+    of small matrices, and nothing to cut to length.
     """
 
     def __init__(self, generator: Generator, past: int) -> None:
@@ -73,10 +73,13 @@ class Prenet(nn.Module):
         self.filters = nn.ModuleList(band(f"down_convs.{k}.filter") for k in blocks)
         self.gates = nn.ModuleList(band(f"down_convs.{k}.gate") for k in blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, begun: Tensor | None) -> Tensor:
+        """`begun`, like x, is 0 before the stream, where every block's own past is zero, else 1; None if no row reaches so far."""
         y = x
         for filtered, gate in zip(self.filters, self.gates, strict=True):
             y = y + torch.tanh(filtered(y)) * torch.sigmoid(gate(y))
+            if begun is not None:
+                y = y * begun
         return (x + y)[:, self.past :]
 
 
@@ -180,6 +183,8 @@ class StepGraph(nn.Module):
         self.before = torch.arange(self.frames)[:, None] + torch.arange(before + 1)
         self.seen = torch.arange(self.frames)[:, None] + torch.arange(3)
         self.prenet = Prenet(generator, before * config.stride) if config.prenet_layers else None
+        # A stream begins with two strides of silence. To blocks that reach back beyond them, nothing is not the same as silence.
+        self.begun = constant((torch.arange(before) >= before - 2).float()[:, None]) if before > 2 else None
         self.silence = constant(generator.stream_state(1).samples[0].reshape(2, -1))
         self.enter = linear(weights["in_conv.0.weight"][order, 0])
 
@@ -244,6 +249,7 @@ class StepGraph(nn.Module):
         config = self.config
         stride, narrow = config.stride, config.decoder_width
         shapes: dict[str, tuple[int, ...]] = {"audio": (self.before.shape[1] - 1, stride)} if self.prenet else {}
+        shapes |= {"begun": (len(self.begun), 1)} if self.begun is not None else {}
         shapes |= {
             "samples": (2, stride),
             "keys": (4 * HEADS, config.context, narrow // HEADS),
@@ -264,7 +270,7 @@ class StepGraph(nn.Module):
         if self.prenet:
             history = torch.cat([state["audio"], rows])
             state["audio"] = history[self.frames :]
-            rows = self.prenet(history[self.before].flatten(1))
+            rows = self.prenet(history[self.before].flatten(1), self._begun(state))
             heard = torch.cat([state["samples"] + self.silence, rows])
             state["samples"] = heard[self.frames :] - self.silence
         else:
@@ -283,6 +289,14 @@ class StepGraph(nn.Module):
         rows = torch.cat([state["tail"], self.leave(frames * mask).reshape(-1, stride)])
         made, state["tail"] = (self.overlap @ rows).split([self.frames, self.config.output_context])
         return torch.tanh(made.reshape(1, -1)), *state.values()
+
+    def _begun(self, state: dict[str, Tensor]) -> Tensor | None:
+        """What the prenet is told of where the stream began."""
+        if self.begun is None:
+            return None
+        history = torch.cat([state["begun"] + self.begun, torch.ones(self.frames, 1)])
+        state["begun"] = history[self.frames :] - self.begun
+        return history[self.before].expand(-1, -1, self.config.stride).flatten(1)
 
     def _encode(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
         for layer in self.near:

@@ -199,7 +199,7 @@ def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
 
 def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     count = max(0, math.ceil((limit.item() - start.item()) / delta.item()))
-    return start + delta * torch.arange(_bounded([count])[0], dtype=start.dtype)
+    return start + delta * torch.arange(_bounded([count])[0], dtype=start.dtype, device=start.device)
 
 
 def _gather(node: Node, x: Tensor, places: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def saved(path, **changes):
     torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": 7} | changes, path)
 
 
+def laughs():
+    """A few hundred bytes in a file; as text, 10^30."""
+    value = ["ha"]
+    for _ in range(30):
+        value = [value] * 10
+    return value
+
+
 def test_a_checkpoint_is_taken_over(tmp_path):
     saved(tmp_path / "checkpoint.pt")
     assert resume(tmp_path / "checkpoint.pt") == 7
@@ -67,6 +76,7 @@ def test_a_checkpoint_is_taken_over(tmp_path):
         (lambda path: saved(path, optimiser={"state": {}, "param_groups": []}), "does not fit: "),
         (lambda path: saved(path, step="7"), "its step is '7'"),
         (lambda path: saved(path, step=-1), "its step is '-1'"),
+        (lambda path: saved(path, step=laughs()), "its step is 'list'"),
     ],
 )
 def test_what_is_no_checkpoint_of_the_training_is_named(tmp_path, make, problem):
@@ -98,3 +108,11 @@ def test_the_results_of_trainings_are_read_alike(tmp_path, load):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match=rf"^expected .* in {path}, but it cannot be read"):
         load(path)
+
+
+def test_voices_that_have_no_names_are_refused(tmp_path):
+    config = ContentConfig(voices=1)
+    state = {"config": asdict(config), "average": Conditioner(config).state_dict(), "voices": [laughs()]}
+    torch.save(state, tmp_path / "content.pt")
+    with pytest.raises(CheckpointError, match=r"does not fit: its voices have no names$"):
+        load_content(tmp_path / "content.pt")

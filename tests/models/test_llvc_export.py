@@ -66,6 +66,7 @@ def offline(network, audio, voice=None):
         SMALL,
         replace(SMALL, prenet_layers=0, encoder_layers=6),
         replace(SMALL, context=3, decoder_width=8, output_context=9, encoder_layers=2),
+        replace(SMALL, stride=2, prenet_layers=8, encoder_layers=2),  # which reaches back beyond the start
     ],
 )
 def test_the_graph_is_the_network_at_any_chunk_factor(config, chunk_factor):

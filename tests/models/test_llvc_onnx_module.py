@@ -101,6 +101,15 @@ def test_it_runs_where_its_input_is(hubert):
     assert module(torch.empty(1, 1, 9_000, device="meta")).shape == (1, 27, 256)
 
 
+def test_a_range_lies_where_its_numbers_do(monkeypatch):
+    """Numbers with a fraction are weights, which go to a GPU with the module. That device's own numbers are told here."""
+    told = iter([2.0, 0.0, 0.5])  # limit, start, delta
+    monkeypatch.setattr(torch.Tensor, "item", lambda value: next(told))
+    module = OnnxModule(model_of("Range", [np.float32(0), np.float32(2), np.float32(0.5)], {}, 17), "in0", "out0").to("meta")
+    made = module(torch.empty((), device="meta"))
+    assert (made.shape, made.device.type) == ((4,), "meta")
+
+
 @pytest.mark.parametrize("distance", ["l1", "mse"])
 def test_the_loss_and_its_gradient_through_an_onnx_hubert(hubert, distance):
     torch.manual_seed(1)

