@@ -27,7 +27,7 @@ def pupil(table: dict[str, str], teacher: VoiceCard, quality: dict[str, float]) 
         "name": table["name"],
         "display_name": table["display_name"],
         "kind": f"{table['variant']}, taught by {teacher.name}",
-        "limits": LIMITS,
+        "limits": table.get("limits", LIMITS),
         "credits": f"{teacher.credits}. Spoken and sung for the teacher to convert: {SOURCES}",
         "training_data": f"{SOURCES}, converted by {teacher.name}, which learned from: {teacher.training_data}",
         "quality": quality,

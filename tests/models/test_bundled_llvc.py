@@ -10,8 +10,8 @@ from dsp.singer import Note, Song, sing
 from plugin_bridge import VoiceConverter
 from plugin_bridge.voices import find_voice
 
-RATES = {"pjs-llvc": 16_000, "kerstin-llvc": 16_000, "pjs-llvc-48k": 48_000}
-LATENCIES_MS = {"pjs-llvc": 14.0, "kerstin-llvc": 14.0, "pjs-llvc-48k": 12.0}
+RATES = {"pjs-llvc": 16_000, "kerstin-llvc": 16_000, "pjs-llvc-48k": 48_000, "kerstin-llvc-48k": 48_000}
+LATENCIES_MS = {"pjs-llvc": 14.0, "kerstin-llvc": 14.0, "pjs-llvc-48k": 12.0, "kerstin-llvc-48k": 12.0}
 
 
 @pytest.fixture(scope="module", params=RATES)
