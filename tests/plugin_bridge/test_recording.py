@@ -70,6 +70,25 @@ def test_of_a_file_cut_short_what_is_there_is_read(tmp_path, name, bits):
     assert np.abs(audio[:, :7999] - noise(48000)[:, :7999]).max() <= step(bits)
 
 
+@pytest.mark.parametrize("tags", [b"", b"ID3\x04\x00\x00\x00\x00\x01\x48" + bytes(200)])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("rate", "quality"), [(44_100, "V2"), (48_000, "320 kbps"), (22_050, "64 kbps")])  # the last is MPEG 2
+def test_of_an_mp3_cut_short_what_is_there_is_read(tmp_path, rate, quality, channels, tags):
+    path = tmp_path / "a.mp3"
+    with AudioFile(str(path), "w", rate, channels, quality=quality) as file:
+        file.write(0.2 * noise(5 * rate)[:channels])
+    whole = path.read_bytes()
+    path.write_bytes(tags + whole)
+    audio, recording = read_all(path)
+    assert recording.samples == recording.promised == audio.shape[1]
+    promised = recording.promised
+    path.write_bytes(tags + whole[: len(whole) * 2 // 5])
+    audio, recording = read_all(path)
+    assert recording.promised == promised and recording.samples == pytest.approx(0.4 * promised, rel=0.05)
+    assert 0 <= recording.samples - audio.shape[1] <= 1152  # the last frame may be cut
+    assert np.abs(audio[:, -rate // 4 :]).max() > 0.05  # and not the decoder's silence
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF024])
 def test_a_file_that_was_written_to_a_pipe_is_as_long_as_it_is(tmp_path, size):
     """Its header, written first, could not know the length: some programs put the greatest number there."""
