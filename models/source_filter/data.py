@@ -35,6 +35,7 @@ CONFIDENCE = 0.5  # SwiftF0's probability from which a frame counts as voiced
 F0_RANGE_HZ = (60.0, 1100.0)
 SHORTEST = SAMPLE_RATE // 2  # shorter is a click or a cough
 LONGEST = 30 * SAMPLE_RATE  # an hour in one file still gives clips to hold out
+LEAST_OFFSET = 1e-4  # of the mean, -80 dBFS: a good take is learned from as it is
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def to_mono(sound: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     if rate != SAMPLE_RATE:
         audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="VHQ")
     audio = np.nan_to_num(np.asarray(audio, dtype=np.float32))
-    return audio - audio.mean(dtype=np.float64).astype(np.float32) if len(audio) else audio
+    offset = audio.mean(dtype=np.float64) if len(audio) else 0.0
+    return audio - np.float32(offset) if abs(offset) > LEAST_OFFSET else audio
 
 
 def pieces(audio: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -60,6 +60,12 @@ def test_a_good_take_is_learned_from_as_it_is(tmp_path: Path, tracker: SwiftF0, 
     assert 155 < np.median(made.track[made.track[:, 1] > 0.5, 0]) < 225
 
 
+def test_an_offset_is_taken_off(tmp_path: Path, tracker: SwiftF0, take: Floats) -> None:
+    made = cleaned(tmp_path, tracker, take + np.float32(0.02), bit_depth=24)
+    assert made.problem == ""
+    np.testing.assert_allclose(made.audio, take[: len(made.audio)], atol=1e-4)
+
+
 def test_a_quiet_take_is_raised_and_its_pitch_is_heard(tmp_path: Path, tracker: SwiftF0, take: Floats) -> None:
     """At 50 dB less SwiftF0 by itself hears next to none."""
     good, quiet = (cleaned(tmp_path, tracker, take * gain, bit_depth=24) for gain in (1.0, 10**-2.5))
