@@ -166,7 +166,9 @@ def test_the_reported_round_trip_is_what_jack_measures(jack_here: None, tmp_path
         measured: list[float] = []
         # The first numbers after connecting, and those after a lost block, are not settled.
         while len(measured) < 3 or len(set(measured[-3:])) > 1:
-            if found := re.match(r"\s*([\d.]+) frames .* total roundtrip latency", meter.stdout.readline()):
+            line = meter.stdout.readline()
+            assert line, "jack_iodelay has ended"
+            if found := re.match(r"\s*([\d.]+) frames .* total roundtrip latency", line):
                 measured.append(float(found[1]))
     assert measured[-1] == status.round_trip_samples == status.round_trip_ms * RATE / 1000
     assert status.round_trip_samples - 512 == 2 * BLOCK  # the device's own part
