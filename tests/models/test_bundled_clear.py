@@ -17,6 +17,7 @@ from plugin_bridge.recording import load_mono
 
 RATE = 48_000
 VOICES = ("pjs", "kerstin", "alys")
+TRACKED = 4 * RATE  # tracking takes most of the time here
 
 
 Converted = Callable[[str, str], np.ndarray]
@@ -31,7 +32,7 @@ def phrase() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sung(phrase: np.ndarray) -> PitchTrack:
-    return track_pitch(phrase[0], RATE)
+    return track_pitch(phrase[0, :TRACKED], RATE)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_they_are_as_late_as_the_bank(voice: str) -> None:
 def test_the_melody_is_kept(voice: str, engine: str, phrase: np.ndarray, sung: PitchTrack, converted: Converted) -> None:
     made = converted(f"{voice}-clear", engine)
     assert made.shape == phrase.shape
-    agreement = compare_pitch(sung, track_pitch(made[0], RATE), 0.0)
+    agreement = compare_pitch(sung, track_pitch(made[0, :TRACKED], RATE), 0.0)
     assert agreement.frames > 100 and agreement.median_cents <= 15 and agreement.gross_errors <= 0.02
 
 

@@ -91,13 +91,12 @@ def test_pauses_stay_quiet_and_levels_are_kept(voice: str, song: Song) -> None:
     assert not converted[-RATE // 4 :].any()
 
 
-@pytest.mark.parametrize("offset", [0.001, 0.02, 0.1])
 @pytest.mark.parametrize("voice", [*VOICES, "pjs-clear", "kerstin-clear", "alys-clear"])
-def test_an_offset_is_no_sound(voice: str, offset: float) -> None:
+def test_an_offset_is_no_sound(voice: str) -> None:
     """A cheap interface's constant voltage under a room's noise: between phrases it stays quiet."""
-    room = 1e-4 * np.random.default_rng(5).standard_normal(3 * RATE).astype(np.float32)
-    made = VoiceConverter(voice)(room + np.float32(offset), RATE)
-    heard = made[2 * RATE : -RATE // 10]  # the offset ends with the take, and its end is a sound
+    room = 1e-4 * np.random.default_rng(5).standard_normal(2 * RATE).astype(np.float32)
+    made = VoiceConverter(voice)(room + np.float32(0.1), RATE)
+    heard = made[RATE : -RATE // 10]  # the offset ends with the take, and its end is a sound
     assert level_db(heard) < -65 and abs(heard.mean()) < 1e-5
 
 
