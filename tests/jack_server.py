@@ -62,7 +62,7 @@ def jack_server() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def jack(*command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, check=check, capture_output=True, text=True)
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)  # a server may have hung
 
 
 @pytest.fixture(scope="module")
