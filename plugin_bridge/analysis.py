@@ -1,8 +1,8 @@
 """What the song engine hears of a recording, frame by frame, in one pass over it and in pieces that are worked on side by side.
 
 Frames are those of the song engine: 100 a second, each centred on its moment, the first on the first sample. A piece is heard
-with the recording on both sides of it, so that nothing depends on where it begins but the tracking of pitch, whose pieces are
-the same whoever works on them.
+with the recording on both sides of it, so that nothing depends on where it begins but the tracking of pitch and what counts as
+its offset; and pieces are the same whoever works on them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Analysis:
         Pitch; positive everywhere.
     voiced : bool [T]
     power : float64 [T]
-        Mean square of the mean of all channels.
+        Mean square of the mean of all channels; this and what follows without their offset.
     channel_power : float64 [channels, T]
     peak : float64 [T]
         Largest absolute sample of any channel.
