@@ -57,14 +57,15 @@ def gains_db(equaliser: Sequence[float], hz: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(np.interp(hz_to_mel(hz), hz_to_mel(at), np.append(equaliser, 0.0)))
 
 
-def equalised(audio: NDArray[np.floating], equaliser: Sequence[float]) -> NDArray[np.float32]:
-    """Audio [n] at 16 kHz through an equaliser [BANDS], in its place: the filter has no phase."""
-    window = np.hanning(FFT + 1)[:-1]
-    gains = 10 ** (gains_db(equaliser, np.linspace(0.0, RATE / 2, FFT // 2 + 1, dtype=np.float64)) / 20)
-    padded = np.pad(np.asarray(audio, np.float64), (FFT, FFT + -len(audio) % HOP))
-    frames = np.fft.irfft(np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP] * window) * gains)
+def equalised(audio: NDArray[np.floating], equaliser: Sequence[float], rate: int = RATE) -> NDArray[np.float32]:
+    """Audio [n] at a multiple of 16 kHz through an equaliser [BANDS], in its place: the filter has no phase."""
+    fft, hop = FFT * rate // RATE, HOP * rate // RATE
+    window = np.hanning(fft + 1)[:-1]
+    gains = 10 ** (gains_db(equaliser, np.linspace(0.0, rate / 2, fft // 2 + 1, dtype=np.float64)) / 20)
+    padded = np.pad(np.asarray(audio, np.float64), (fft, fft + -len(audio) % hop))
+    frames = np.fft.irfft(np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop] * window) * gains)
     made = np.zeros(len(padded))
     for number, frame in enumerate(frames):
-        made[number * HOP : number * HOP + FFT] += frame
+        made[number * hop : number * hop + fft] += frame
     # Windows a quarter apart add up to two.
-    return np.asarray(made[FFT : FFT + len(audio)] / 2, np.float32)
+    return np.asarray(made[fft : fft + len(audio)] / 2, np.float32)

@@ -7,7 +7,7 @@ those of each recording equalised (`dsp.equaliser`), it loses a part of it withi
     python -m models.llvc.equalised recordings/ pairs/ equalised/
     plugin-bridge train-llvc NAME equalised/ work/ --start NAME.pt --recipe models/llvc/equalised.toml
 
-`recordings` are the target's. Pairs of 16 kHz alone: what lies above 8 kHz would be told by nobody.
+`recordings` are the target's, of any rate: of theirs, and of pairs at 48 kHz, what lies above 8 kHz has no part in it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
@@ -25,23 +26,25 @@ from models.equaliser import spectra
 from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, TRAINING, VALIDATION
 from models.llvc.train import replace_file
 
+RATES = (RATE, 48_000)  # of pairs: those of LLVC's variants
 HIGHEST_PEAK = 0.99
 CLIP_NUMBER = len("_000")  # at the end of a clip's name: before it is the recording's
 
 
-def read(path: Path) -> NDArray[np.float32]:
-    """A clip [n]; ValueError, one sentence, for another rate than 16 kHz."""
+def read(path: Path) -> tuple[NDArray[np.float32], int]:
+    """A clip [n] and its rate; ValueError, one sentence, for another rate than LLVC's."""
     with AudioFile(str(path)) as file:
-        if file.samplerate != RATE:
-            raise ValueError(f"expected pairs of {RATE} Hz, but {path} has {file.samplerate:g} Hz")
-        return np.asarray(file.read(file.frames)[0], np.float32)
+        rate = int(file.samplerate)
+        if rate not in RATES:
+            raise ValueError(f"expected pairs of {' or '.join(map(str, RATES))} Hz, but {path} has {file.samplerate:g} Hz")
+        return np.asarray(file.read(file.frames)[0], np.float32), rate
 
 
-def write(path: Path, audio: NDArray[np.float32]) -> None:
+def write(path: Path, audio: NDArray[np.float32], rate: int) -> None:
     """16 bits, beside first and then renamed."""
 
     def beside(partial: Path) -> None:
-        with partial.open("wb") as stream, AudioFile(stream, "w", RATE, 1, bit_depth=16, format="wav") as file:
+        with partial.open("wb") as stream, AudioFile(stream, "w", rate, 1, bit_depth=16, format="wav") as file:
             file.write(audio[None])
 
     replace_file(path, beside)
@@ -59,13 +62,15 @@ def equalise(target: list[NDArray[np.float64]], pairs: Path, out: Path) -> int:
         raise ValueError(f"expected pairs such as train/a_000{CONVERTED} in {pairs}, found none")
     for (part, _), names in recordings.items():
         converted = [read(pairs / part / (name + CONVERTED)) for name in names]
-        lack = equaliser_db(target, [long_term_spectrum_db(np.concatenate(converted))])
-        for name, clip in zip(names, converted, strict=True):
-            made = equalised(clip, list(lack))
+        heard = np.concatenate([clip if rate == RATE else soxr.resample(clip, rate, RATE) for clip, rate in converted])
+        lack = equaliser_db(target, [long_term_spectrum_db(heard)])
+        for name, (clip, rate) in zip(names, converted, strict=True):
+            made = equalised(clip, list(lack), rate)
             # Both halves softer alike, where one would be too loud.
             softer = np.float32(min(1.0, HIGHEST_PEAK / max(float(np.abs(made).max()), 1e-9)))
-            write(out / part / (name + CONVERTED), made * softer)
-            write(out / part / (name + ORIGINAL), read(pairs / part / (name + ORIGINAL)) * softer)
+            write(out / part / (name + CONVERTED), made * softer, rate)
+            original, rate = read(pairs / part / (name + ORIGINAL))
+            write(out / part / (name + ORIGINAL), original * softer, rate)
     shutil.copy(pairs / TEACHER, out / TEACHER)
     return len(recordings)
 

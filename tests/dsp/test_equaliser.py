@@ -64,14 +64,16 @@ def test_silence_has_no_spectrum(audio: np.ndarray) -> None:
         long_term_spectrum_db(audio)
 
 
+@pytest.mark.parametrize("rate", [RATE, 48_000])
 @pytest.mark.parametrize("samples", [RATE, RATE + 77, 300])
-def test_an_equaliser_filters_in_place(samples: int) -> None:
+def test_an_equaliser_filters_in_place(samples: int, rate: int) -> None:
     random = np.random.default_rng(4)
     audio = random.normal(0, 0.1, samples)
-    assert np.abs(equalised(audio, [0.0] * BANDS) - audio).max() < 1e-6
-    assert np.abs(equalised(audio, [6.0] * BANDS)[100:-100]).max() > 1.5 * np.abs(audio[100:-100]).max()
-    time = np.arange(RATE) / RATE
-    for hz, wanted in ((500.0, 0.0), (4_000.0, -12.0)):
+    assert np.abs(equalised(audio, [0.0] * BANDS, rate) - audio).max() < 1e-6
+    tone = np.sin(2 * np.pi * 500 / rate * np.arange(samples))
+    assert np.abs(equalised(tone, [6.0] * BANDS, rate)[100:-100]).max() > 1.5
+    time = np.arange(rate) / rate
+    for hz, wanted in ((500.0, 0.0), (4_000.0, -12.0)) + ((20_000.0, 0.0),) * (rate > 40_000):
         tone = np.sin(2 * np.pi * hz * time)
-        made = equalised(tone, list(np.where(centres_hz() < 1_500, 0.0, -12.0)))
+        made = equalised(tone, list(np.where(centres_hz() < 1_500, 0.0, -12.0)), rate)
         assert np.abs(made - 10 ** (wanted / 20) * tone)[2_000:-2_000].max() < 0.01  # of its phase, too
