@@ -731,6 +731,7 @@ def train(
         Path | None,
         typer.Option(help="The folder that holds the unfinished training; by default in the user's cache."),
     ] = None,
+    device: Device = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; by default what the recipe says.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes at the latest.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads.")] = 2,
@@ -742,6 +743,7 @@ def train(
 
     target, work = _training_places(name, folder, out, work, resume, "training")
     try:
+        from models.device import pick_device
         from models.source_filter.adapt import train_voice
         from models.source_filter.data import Recordings
         from models.source_filter.train import TrainingProgress
@@ -756,8 +758,9 @@ def train(
                 losses = f"loss {now.loss:.3f}, held out {now.held_out_loss:.3f}"
                 show(now.step, now.steps, losses, now.seconds_left)
 
+            chosen = pick_device(device)  # before anything is written
             pack = train_voice(
-                name, folder, work, steps=steps, minutes=minutes, threads=threads, tell=tell, progress=report
+                name, folder, work, steps=steps, minutes=minutes, threads=threads, device=chosen, tell=tell, progress=report
             )
             figures = judge_held_out(pack, Recordings(work / "packed"))
             add_quality(VoicePack.open(pack), figures.quality())

@@ -16,6 +16,7 @@ import torch
 from swift_f0 import SwiftF0
 
 from models.checkpoint import restoring
+from models.device import CPU
 from models.pack import VoiceCard
 from models.schema import check_name
 from models.source_filter.adversarial import CHECKPOINT as SHARP
@@ -152,6 +153,7 @@ def train_voice(
     steps: int | None,
     minutes: float | None,
     threads: int,
+    device: torch.device,
     tell: Callable[[str], None],
     progress: Callable[[TrainingProgress], None],
 ) -> Path:
@@ -164,7 +166,7 @@ def train_voice(
     torch.set_num_threads(threads)
     stop_at = time.monotonic() + 60 * minutes if minutes else float("inf")
     recordings = own_recordings(name, folder, work, tell)
-    trained, loss = adapt(name, recordings, work, steps or DEFAULT_STEPS, stop_at, progress)
+    trained, loss = adapt(name, recordings, work, steps or DEFAULT_STEPS, stop_at, progress, device)
     card = own_card(name, recordings, {"held_out_loss": round(loss, 4)} if np.isfinite(loss) else {})
     out = work / f"{name}.voice"
     write_bank(trained, [card], [Tone(card.f0_range_hz)], name, card.licence, out)
@@ -178,6 +180,7 @@ def adapt(
     steps: int,
     stop_at: float,
     progress: Callable[[TrainingProgress], None],
+    device: torch.device = CPU,
 ) -> tuple[Trained, float]:
     """The base adapted to the recordings, in `steps` or until the monotonic clock's `stop_at`; and its last held-out loss.
 
@@ -205,7 +208,7 @@ def adapt(
         (work / SHARP).unlink(missing_ok=True)
         share = undone / (undone + COST * sharp)
         base = adaptable(load_trained(), name)
-        trained = fit(recordings, config, work, plain, watch, start=base, stop_at=began + share * (stop_at - began))
+        trained = fit(recordings, config, work, plain, watch, start=base, stop_at=began + share * (stop_at - began), device=device)
     else:
         trained = load_checkpoint(work / CHECKPOINT)
     if sharp:
@@ -217,11 +220,11 @@ def adapt(
 
         def sharpened(step: int, now: Losses) -> None:
             nonlocal losses
-            losses = held_out_loss(game.trainer.network, trained.prior, config, recordings)
+            losses = held_out_loss(game.trainer.network, game.trainer.mean.prior, config, recordings)
             left = (time.monotonic() - started) / (step - first) * (sharp - step)
             progress(TrainingProgress(plain + step, steps, now.spectral, losses, min(left, stop_at - time.monotonic())))
 
-        play(recordings, game, work, sharp, sharpened, stop_at=stop_at)
+        play(recordings, game, work, sharp, sharpened, stop_at=stop_at, device=device)
         trained = load_checkpoint(work / SHARP)
     return trained, losses
 

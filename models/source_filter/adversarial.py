@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from dsp.mel import hz_to_mel, mel_to_hz
 from models.checkpoint import restoring
+from models.device import CPU, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
 from models.llvc.discriminators import Discriminators, Verdict
@@ -148,15 +149,21 @@ class Game(nn.Module):
         self.words = None if words is None else (WordsLost(words, BandPower(SAMPLE_RATE)),)
         self.teller = nn.Linear(network.config.content, CHANNELS) if self.learns else None
 
+    def move(self, device: torch.device) -> None:
+        """All of it, the words' listener too."""
+        self.to(device)
+        for listener in self.words or ():
+            listener.to(device)
+
     def convert(
         self, crop: Crop, speaker: NDArray[np.int64], generator: torch.Generator, *, disturbed: bool, compared: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A crop in the voices `speaker` [batch], which may be its own -> audio [batch, samples], as `Trainer.synthesise`; its
         content with the bottleneck's noise; and, if they are `compared`, how far the contents of two disturbances are apart."""
         trainer, first = self.trainer, self.trainer.config.context_chunks
-        encoder, agreement = trainer.network.encoder, torch.zeros(())
+        encoder, agreement = trainer.network.encoder, torch.zeros((), device=trainer.device)
         with torch.no_grad():
-            energy = trainer.energy(frame(torch.from_numpy(crop.audio)))
+            energy = trainer.energy(frame(torch.from_numpy(crop.audio).to(trainer.device)))
             spectra, loudness, relative = trainer.normalised(energy)
             views = [trainer.normalised(disturb(energy, generator))[0] if disturbed else spectra]
             if compared:
@@ -169,7 +176,7 @@ class Game(nn.Module):
             content = encoder(heard)
         content = trainer.network.disturb(content)
         hops = slice(2 * first, None)
-        f0, voicing = torch.from_numpy(crop.f0)[:, hops], torch.from_numpy(crop.voicing)[:, hops]
+        f0, voicing = (torch.from_numpy(x)[:, hops].to(trainer.device) for x in (crop.f0, crop.voicing))
         made = trainer.synthesise(content, f0, voicing, loudness[:, first:], relative[:, first:], speaker, generator)
         return made, content, agreement
 
@@ -182,7 +189,7 @@ class Game(nn.Module):
             power = hearing.bands(audio)
             wanted, weight = hearing.words(power), said(power)
         # The middle of a frame of 20 ms, in chunks.
-        at = (torch.arange(wanted.shape[1]) * FRAME_S + FRAME_S / 4) * SAMPLE_RATE / CHUNK - 0.25
+        at = (torch.arange(wanted.shape[1], device=wanted.device) * FRAME_S + FRAME_S / 4) * SAMPLE_RATE / CHUNK - 0.25
         at = at.clamp(0, content.shape[1] - 1.001)
         below = at.long()
         tale = self.teller(content)
@@ -234,8 +241,8 @@ def below(audio: Tensor, bandwidth_hz: NDArray[np.float32]) -> Tensor:
     """Audio [batch, samples] without what lies above each row's bandwidth [batch]."""
     if (bandwidth_hz >= SAMPLE_RATE / 2).all():
         return audio
-    hz = torch.fft.rfftfreq(audio.shape[1], 1 / SAMPLE_RATE)
-    inside = hz <= torch.from_numpy(bandwidth_hz)[:, None]
+    hz = torch.fft.rfftfreq(audio.shape[1], 1 / SAMPLE_RATE, device=audio.device)
+    inside = hz <= torch.from_numpy(bandwidth_hz).to(audio.device)[:, None]
     cut: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * inside, audio.shape[1])
     return cut
 
@@ -260,11 +267,13 @@ def play(
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_at: float = float("inf"),
+    device: torch.device = CPU,
 ) -> None:
-    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/adversarial.pt.
+    """Train until `steps` (or the clock's `stop_at`), resuming from `work`/adversarial.pt, on either device.
 
     What `bank` reads is the averaged network in there.
     """
+    game.move(device)
     config, training = game.config, game.trainer.config
     network, judges = game.trainer.network, game.judges
     average = copy.deepcopy(network)
@@ -312,9 +321,10 @@ def play(
             # Who hears the words must not learn to hear the throat with them: the encoder is not told which one it was.
             converted, _, _ = game.convert(moved, target, generator, disturbed=hears)
             piece = slice(start * HOP, start * HOP + rebuilt.shape[1])
-            recorded, source = (torch.from_numpy(crop.audio[:, piece]) for crop in (own, others))
+            recorded, source = (torch.from_numpy(crop.audio[:, piece]).to(device) for crop in (own, others))
             voiced = own.speaker < len(recordings.voices)  # helping speakers have no judge
-            speaker, both = torch.from_numpy(own.speaker[voiced]), torch.from_numpy(np.concatenate([own.speaker[voiced], target]))
+            speaker = torch.from_numpy(own.speaker[voiced]).to(device)
+            both = torch.cat([speaker, torch.from_numpy(target).to(device)])
             # Nobody judges what the recordings say nothing about: conversions end where recordings of the batch do.
             bandwidth = own.bandwidth_hz[voiced]
             judged = below(recorded[voiced], bandwidth)
@@ -331,12 +341,12 @@ def play(
             with torch.no_grad():
                 real = judges(judged, speaker)
             won, alike = makers_losses(verdicts, real)
-            near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz))
+            near = spectral_loss(rebuilt, recorded, torch.from_numpy(own.bandwidth_hz).to(device))
             total = near + config.adversarial * won + config.features * alike
-            told = torch.zeros(())
+            told = torch.zeros((), device=device)
             if game.learns:
                 heard = slice(training.context_chunks * CHUNK, None)
-                told = game.told(torch.from_numpy(own.audio[:, heard]), content)
+                told = game.told(torch.from_numpy(own.audio[:, heard]).to(device), content)
             if game.words:
                 kept = game.words[0](source, converted)
                 total = total + config.words * kept + config.told * told + config.consistency * agreement
@@ -399,7 +409,7 @@ def main() -> None:
         figures = " ".join(f"{name} {value:.4f}" for name, value in vars(losses).items())
         print(f"step {step} {figures} {time.monotonic() - began:.0f} s", flush=True)
 
-    play(recordings, game, arguments.work, arguments.steps, report)
+    play(recordings, game, arguments.work, arguments.steps, report, device=pick_device(arguments.device))
 
 
 if __name__ == "__main__":

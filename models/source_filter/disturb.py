@@ -22,7 +22,10 @@ NOISE_SNR_DB = (5.0, 60.0)
 
 
 def disturb(energy: Tensor, generator: torch.Generator) -> Tensor:
-    """Energies [batch, frames, bands], of mel bands from LOW_HZ to TOP_HZ -> each clip warped, equalised, noisy in its own way."""
+    """Energies [batch, frames, bands], of mel bands from LOW_HZ to TOP_HZ -> each clip warped, equalised, noisy in its own way.
+
+    `generator` is the CPU's, wherever the energies are.
+    """
     batch, _, bands = energy.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -39,18 +42,18 @@ def disturb(energy: Tensor, generator: torch.Generator) -> Tensor:
     log_ratio = uniform(math.log(WARP[0]), math.log(WARP[1]), batch, 1) + WARP_BEND * cosines(3)
     mel = 2595.0 * torch.log10(1.0 + centres * torch.exp(log_ratio) / 700.0)
     low, top = float(hz_to_mel(LOW_HZ)), float(hz_to_mel(TOP_HZ))
-    position = ((mel - low) / (top - low) * (bands + 1) - 1).clamp(0, bands - 1.001)
+    position = ((mel - low) / (top - low) * (bands + 1) - 1).clamp(0, bands - 1.001).to(energy.device)
     index = position.long()
     fraction = (position - index)[:, None]
     lower = index[:, None].expand_as(energy)
     log_energy = torch.log(energy + 1e-12)
     warped = log_energy.gather(2, lower) * (1 - fraction) + log_energy.gather(2, lower + 1) * fraction
 
-    equalised = warped + (EQUALISER_DB * math.log(10) / 10) * cosines(EQUALISER_COSINES)[:, None]
+    equalised = warped + (EQUALISER_DB * math.log(10) / 10) * cosines(EQUALISER_COSINES)[:, None].to(energy.device)
     out = torch.exp(equalised)
-    noise_db = uniform(*NOISE_SNR_DB, batch, 1, 1)
-    colour = torch.exp(0.7 * cosines(4))[:, None]
+    noise_db = uniform(*NOISE_SNR_DB, batch, 1, 1).to(energy.device)
+    colour = torch.exp(0.7 * cosines(4))[:, None].to(energy.device)
     level = out.mean((1, 2), keepdim=True) * 10 ** (-noise_db / 10)
     # A chi-square with two degrees of freedom: the energy of Gaussian noise in a band.
-    grain = -torch.log(torch.rand(out.shape, generator=generator).clamp(min=1e-6))
+    grain = -torch.log(torch.rand(out.shape, generator=generator).clamp(min=1e-6)).to(energy.device)
     return out + level * colour * grain

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.checkpoint import restoring
+from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
@@ -94,6 +95,11 @@ class Trainer(nn.Module):
         self.mean = RunningMean(BANDS + 1)
         self.filter = Filter()
 
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed; what is random is drawn on the CPU but for the bottleneck's noise."""
+        return self.mean.prior.device
+
     def normalised(self, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Band energies -> per chunk (spectra [batch, chunks, 2 * BANDS], loudness and its mean [batch, chunks, 2])."""
         shape, loudness = split_loudness(energy)
@@ -106,7 +112,7 @@ class Trainer(nn.Module):
     def forward(self, crop: Crop, generator: torch.Generator, plain: bool = False) -> tuple[Tensor, Tensor]:
         """Reconstruct a batch: (spectral loss, consistency loss). `plain` leaves features and bottleneck undisturbed."""
         config = self.config
-        audio, f0, voicing = torch.from_numpy(crop.audio), torch.from_numpy(crop.f0), torch.from_numpy(crop.voicing)
+        audio, f0, voicing = (torch.from_numpy(x).to(self.device) for x in (crop.audio, crop.f0, crop.voicing))
         first = config.context_chunks
         with torch.no_grad():
             energy = self.energy(frame(audio))
@@ -117,7 +123,7 @@ class Trainer(nn.Module):
             content = encoder(torch.cat(views[: 1 if plain else 2]))
         else:
             content = encoder.whiten.fit(encoder.encode(torch.cat(views)))
-        agreement = torch.zeros(())
+        agreement = torch.zeros((), device=self.device)
         if not plain:
             content, other = content.chunk(2)
             agreement = (content - other).square().mean()
@@ -127,7 +133,7 @@ class Trainer(nn.Module):
         )
         start = 2 * (first + config.warm_chunks) + SETTLING
         wanted = audio[:, start * HOP : start * HOP + made.shape[1]]
-        return spectral_loss(made, wanted, torch.from_numpy(crop.bandwidth_hz)), agreement
+        return spectral_loss(made, wanted, torch.from_numpy(crop.bandwidth_hz).to(self.device)), agreement
 
     def synthesise(
         self,
@@ -145,7 +151,7 @@ class Trainer(nn.Module):
         audio begins at hop 2 * warm_chunks + SETTLING.
         """
         pitch, voiced = (x.unflatten(1, (-1, 2)) for x in (f0, voicing))
-        voice = self.network.voices(torch.from_numpy(speaker))[:, None]
+        voice = self.network.voices(torch.from_numpy(speaker).to(self.device))[:, None]
         gains = self.network.decoder(content, prosody(pitch, voiced, relative), voice)
         level = torch.stack([loudness + voicing_gain(voiced), loudness], -1)
         start = 2 * self.config.warm_chunks
@@ -154,7 +160,7 @@ class Trainer(nn.Module):
         frames = gains.shape[1]
         made: Tensor = self.filter(
             self.excitation(f0[:, start - 1 : start + frames + 1]),
-            torch.randint(16_637, (len(f0), 1), generator=generator) + torch.arange(frames),
+            (torch.randint(16_637, (len(f0), 1), generator=generator) + torch.arange(frames)).to(self.device),
             gains[:, :, 0],
             gains[:, :, 1],
         )
@@ -162,7 +168,7 @@ class Trainer(nn.Module):
 
     def excitation(self, f0: Tensor) -> Tensor:
         """f0 at the hop centres [batch, frames + 2] -> pulses under the inner frames [batch, frames, 2 * HOP]."""
-        ramp = torch.arange(HOP) / HOP
+        ramp = torch.arange(HOP, device=f0.device) / HOP
         log_f0 = torch.log(f0)
         per_sample = torch.exp(log_f0[:, :-1, None] + ramp * (log_f0[:, 1:] - log_f0[:, :-1])[..., None]).flatten(1)
         phase = torch.cumsum(per_sample.double() / SAMPLE_RATE, 1) % 1.0
@@ -193,14 +199,16 @@ def fit(
     report_every: int = 50,
     save_seconds: float = 120.0,
     stop_at: float = float("inf"),
+    device: torch.device = CPU,
 ) -> Trained:
     """Train until `steps` (or the clock's `stop_at`), resuming from `work`/checkpoint.pt; returns the averaged network.
 
-    `start` is a network to adapt instead of a fresh one; its parameters that require no gradient stay as they are.
+    A run that began on the CPU goes on on a GPU, and the other way round; what is returned is on the CPU. `start` is a network to
+    adapt instead of a fresh one; its parameters that require no gradient stay as they are.
     """
     torch.manual_seed(config.seed)
     network = copy.deepcopy(start.network) if start else Network(NetworkConfig(voices=len(recordings.speakers)))
-    trainer = Trainer(network, config)
+    trainer = Trainer(network, config).to(device)
     trainer.mean.prior.copy_(start.prior if start else long_term_mean(trainer, recordings, config))
     average = copy.deepcopy(network)
     trained = [p for p in trainer.network.parameters() if p.requires_grad]
@@ -255,14 +263,14 @@ def fit(
                 write()
                 saved = time.monotonic()
         write()
-    return Trained(average.eval(), trainer.mean.prior.clone(), recordings.voices)
+    return Trained(average.eval().cpu(), trainer.mean.prior.clone().cpu(), recordings.voices)
 
 
 def held_out_loss(network: Network, prior: Tensor, config: TrainingConfig, recordings: Recordings) -> float:
     """Spectral loss of a batch of held-out recordings, the same at every call, undisturbed."""
     chunks = config.context_chunks + config.warm_chunks + config.chunks
     crop = recordings.crop(np.random.default_rng(config.seed), config.batch, chunks, 0.0, held_out=True)
-    judge = Trainer(network, config)
+    judge = Trainer(network, config).to(prior.device)
     judge.mean.prior.copy_(prior)
     with torch.no_grad():
         loss: float = judge(crop, torch.Generator().manual_seed(0), plain=True)[0].item()
@@ -273,7 +281,7 @@ def long_term_mean(trainer: Trainer, recordings: Recordings, config: TrainingCon
     """The recordings' mean spectrum and loudness, energy-weighted: what the running mean starts from."""
     crop = recordings.crop(np.random.default_rng(config.seed), 64, config.chunks, 0.5)
     with torch.no_grad():
-        shape, loudness = split_loudness(trainer.energy(frame(torch.from_numpy(crop.audio))))
+        shape, loudness = split_loudness(trainer.energy(frame(torch.from_numpy(crop.audio).to(trainer.device))))
     weight = torch.exp(2 * loudness)
     return (torch.cat([shape, loudness], -1) * weight).sum((0, 1)) / weight.sum((0, 1))
 
@@ -285,6 +293,7 @@ def stage_parser(description: str, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     return parser
 
 
@@ -304,7 +313,8 @@ def main() -> None:
             flush=True,
         )
 
-    fit(Recordings(arguments.work / "packed"), config, arguments.work, arguments.steps, report)
+    device = pick_device(arguments.device)
+    fit(Recordings(arguments.work / "packed"), config, arguments.work, arguments.steps, report, device=device)
 
 
 if __name__ == "__main__":

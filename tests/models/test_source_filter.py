@@ -19,6 +19,7 @@ from small_recipes import use_small_recipes  # noqa: E402
 from dsp.equaliser import centres_hz  # noqa: E402
 from dsp.mel import hz_to_mel  # noqa: E402
 from dsp.singer import Note, sing  # noqa: E402
+from models.device import CPU  # noqa: E402
 from models.interruption import Interruption  # noqa: E402
 from models.pack import VoicePack  # noqa: E402
 from models.source_filter import adapt, features, synthesis  # noqa: E402
@@ -347,6 +348,7 @@ def test_a_voice_from_a_folder(recordings_folder: Path, tmp_path: Path, brief: N
         steps=4,
         minutes=None,
         threads=1,
+        device=CPU,
         tell=told.append,
         progress=lambda now: steps.append(now.step),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import numpy as np
@@ -14,6 +15,7 @@ from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from pedalboard.io import AudioFile  # noqa: E402
+from pretended_gpu import pretended_gpu  # noqa: E402
 
 from dsp.singer import Note, sing  # noqa: E402
 from models.source_filter.adversarial import (  # noqa: E402
@@ -30,7 +32,7 @@ from models.source_filter.blend import blend  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack  # noqa: E402
 from models.source_filter.features import BANDS, CHUNK, SAMPLE_RATE  # noqa: E402
 from models.source_filter.network import Network, NetworkConfig  # noqa: E402
-from models.source_filter.train import TrainingConfig  # noqa: E402
+from models.source_filter.train import TrainingConfig, fit  # noqa: E402
 from models.source_filter.weights import Trained  # noqa: E402
 from models.whisper import BandPower  # noqa: E402
 from models.words import Words  # noqa: E402
@@ -184,3 +186,29 @@ def test_a_blend_decodes_what_the_second_encoder_tells_and_refuses_other_voices(
     assert torch.equal(blended.prior, second.prior)
     with pytest.raises(ValueError, match="expected two networks of the voices"):
         blend(first, replace(second, voices=["high", "low"]), 0.25)
+
+
+def test_on_a_gpu_it_is_the_same_training(recordings: Recordings, words: Words, tmp_path: Path) -> None:
+    """Both stages, and there the second goes on from what was begun here."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    networks = [fit(recordings, TINY, here, 2, lambda now: None)]
+    play(recordings, game(words), here, 1, lambda step, losses: None)
+    begun = shutil.copy(here / "adversarial.pt", there)
+    play(recordings, game(words), here, 2, lambda step, losses: None)
+    with pretended_gpu() as gpu:
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            torch.ones(2).to(gpu) + torch.ones(2)
+        networks.append(fit(recordings, TINY, there, 2, lambda now: None, device=gpu))
+        before = torch.load(begun, weights_only=True)
+        play(recordings, game(words), there, 2, lambda step, losses: None, device=gpu)
+    one, other = (trained.network.state_dict() for trained in networks)
+    for name, value in one.items():
+        assert value.device == other[name].device and torch.allclose(value, other[name], atol=1e-6), name
+    one, other = (torch.load(place / "adversarial.pt", weights_only=True) for place in (here, there))
+    assert one["step"] == other["step"] == 2
+    for part in ("network", "average", "judges", "teller"):
+        for name, value in one[part].items():
+            assert torch.allclose(value, other[part][name], atol=1e-6), (part, name)
+        assert any(not torch.allclose(value, before[part][name], atol=1e-6) for name, value in one[part].items())

@@ -446,6 +446,8 @@ def test_training_without_recordings_or_with_a_training_under_way_is_told(tmp_pa
     assert nothing.exit_code == 2 and "holds no training to go on with" in one_sentence(nothing)
     empty = run("train", "me", tmp_path, "--work", tmp_path / "new")
     assert empty.exit_code == 2 and "found no audio file" in one_sentence(empty) and not (tmp_path / "new").exists()
+    nowhere = run("train", "me", tmp_path, "--work", tmp_path / "new", "--device", "tpu")
+    assert nowhere.exit_code == 2 and "the device must be one of cpu, cuda, not 'tpu'" in one_sentence(nowhere)
     (work / "checkpoint").touch()
     begun = run("train", "me", tmp_path, "--work", work)
     assert begun.exit_code == 2 and "--resume" in one_sentence(begun)
