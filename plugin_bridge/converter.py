@@ -18,7 +18,7 @@ from dsp.resampling import exact_rate
 from plugin_bridge.effect import AudioEffect
 from plugin_bridge.engine import SHIFTS, Engine, Faults, Setup, engine_latency, needs_stage
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.protocol import check_audio, check_block, number, positive
+from plugin_bridge.protocol import apart_from, check_audio, check_block, number, positive
 from plugin_bridge.stream import HostStream
 from plugin_bridge.voices import Voice as Voice
 from plugin_bridge.voices import VoiceTarget, voice_target
@@ -556,14 +556,14 @@ class VoiceConverter(AudioEffect):
     ) -> NDArray[np.float32]:
         """Convert the next block of a live stream: as many samples out as in, `latency_samples` late.
 
-        Allocates no memory for audio when `out` is given.
+        Allocates no memory for audio when `out` is given, as an array of its own or as `x`.
 
         Parameters
         ----------
         x : float32 or float64 array, [channels, n], or [n] for one channel
             Any n, if `prepare` was called without a block size, else a multiple of that.
         out : float32 array of the shape of x, optional
-            Written and returned; it may be `x` itself. A new array by default.
+            Written and returned; it may be `x` itself, or lie anywhere over it, for which a copy is made. A new array by default.
 
         Raises
         ------
@@ -583,6 +583,7 @@ class VoiceConverter(AudioEffect):
                 out = np.empty(x.shape, np.float32)
             self._flat = x.ndim == 1
             self._running, self._trimmed = True, False
+            x = apart_from(out, x)
             block, given = (x[None, :], out[None, :]) if self._flat else (x, out)
             stream.take(self._numbers, self._bypass, self._engines)
             for start in range(0, n, setup.capacity):

@@ -287,6 +287,36 @@ def test_output_may_be_given_strided_or_the_input_itself() -> None:
     assert np.array_equal(in_place, late)
 
 
+@pytest.mark.parametrize("n", [700, 20_000])  # the longer is worked on in pieces
+@pytest.mark.parametrize("where", ["later", "earlier", "backwards"])
+def test_output_may_lie_anywhere_over_the_input(where: str, n: int) -> None:
+    memory = np.zeros(n + 64, np.float32)
+    places = {
+        "later": (memory[:n], memory[64:]),
+        "earlier": (memory[64:], memory[:n]),
+        "backwards": (memory[:n], memory[:n][::-1]),
+    }
+    block, out = places[where]
+    block[:] = noise(n)
+    converter = VoiceConverter("delay512")
+    converter.prepare(RATE)
+    expected = converter.process_block(noise(n))
+    converter.reset()
+    assert np.array_equal(converter.process_block(block, out), expected)
+
+
+def test_output_over_the_input_while_the_voice_changes() -> None:
+    converter, other = VoiceConverter("delay512"), VoiceConverter("delay512")
+    memory, out = np.zeros(20_064, np.float32), np.empty(20_000, np.float32)
+    for one in (converter, other):
+        one.prepare(RATE)
+        one.process_block(noise(700))
+        one.voice = "bank_b"
+    memory[:20_000] = noise(20_000)
+    other.process_block(noise(20_000), out)
+    assert np.array_equal(converter.process_block(memory[:20_000], memory[64:]), out)
+
+
 def test_reset_starts_again_with_the_same_latency() -> None:
     converter = VoiceConverter("accumulator")
     converter.prepare(44_100, 256)
