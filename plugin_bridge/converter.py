@@ -522,10 +522,17 @@ class VoiceConverter(AudioEffect):
                 padded[:, : block.shape[1]] = block
                 padded[:, block.shape[1] :] = 0.0
                 block = padded[:, : stop - start]
-            stream.advance(block, given[:, : stop - start])
+            self._advance(stream, block, given[:, : stop - start])
             first, last = max(start, omit), min(stop, omit + out.shape[1])
             if first < last:
                 out[:, first - omit : last - omit] = given[:, first - start : last - start]
+
+    def _advance(self, stream: HostStream, block: NDArray[np.floating], out: NDArray[np.float32]) -> None:
+        try:
+            stream.advance(block, out)
+        except BaseException:
+            self._restart(stream)  # broken off, as by Ctrl-C, between what was heard and what is remembered
+            raise
 
     def flush(self) -> NDArray[np.float32]:
         """End the stream and return what it still owes: the output for the last `latency_samples` of input.
@@ -588,7 +595,7 @@ class VoiceConverter(AudioEffect):
             stream.take(self._numbers, self._bypass, self._engines)
             for start in range(0, n, setup.capacity):
                 part = slice(start, start + setup.capacity)
-                stream.advance(block[:, part], given[:, part])
+                self._advance(stream, block[:, part], given[:, part])
             return out
 
     def __repr__(self) -> str:

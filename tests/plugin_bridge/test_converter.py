@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from memory import allocated
 from numpy.typing import NDArray
 from packs import delay_model, write_test_pack
 
-from plugin_bridge import VoiceConverter
+from models.stream import ModelStream
+from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.voices import UnknownVoiceError
 
 Audio = NDArray[np.float32]
@@ -349,6 +351,49 @@ def test_no_memory_is_allocated_per_block(rate: int, prepared: int | None, size:
     assert kept < 200 * 50
     # numpy's buffers for conversions are 8192 numbers wide; none is used here.
     assert peak < 24_000
+
+
+class InterruptAt:
+    """In place of `ModelStream.step`: Ctrl-C after so many steps, once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, steps: int) -> None:
+        self._step, self._left = ModelStream.step, steps
+        patch.setattr(ModelStream, "step", lambda stream: self(stream))
+
+    def __call__(self, stream: ModelStream) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._step(stream)
+
+
+@pytest.mark.parametrize("processor", [lambda: VoiceConverter("accumulator"), lambda: Board([VoiceConverter("accumulator")])])
+@pytest.mark.parametrize("reset", [True, False])
+def test_an_interrupted_stream_begins_anew(
+    processor: Callable[[], VoiceConverter | Board], reset: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = noise(20_000)
+    expected = processor()(audio, RATE)
+    converter = processor()
+    converter.process(audio, RATE, reset=reset)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        InterruptAt(patch, 10)
+        converter.process(audio, RATE, reset=reset)
+    pieces = [converter.process(audio, RATE, reset=False), converter.flush()]
+    assert np.array_equal(np.concatenate(pieces), expected)
+
+
+@pytest.mark.parametrize("processor", [lambda: VoiceConverter("accumulator"), lambda: Board([VoiceConverter("accumulator")])])
+def test_interrupted_live_blocks_begin_anew(
+    processor: Callable[[], VoiceConverter | Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, converter = noise(20_000), processor()
+    converter.prepare(RATE)
+    expected = converter.process_block(audio)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        InterruptAt(patch, 10)
+        converter.process_block(audio)
+    assert np.array_equal(converter.process_block(audio), expected)
 
 
 # Voices
