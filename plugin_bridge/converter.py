@@ -24,6 +24,8 @@ from plugin_bridge.voices import Voice as Voice
 from plugin_bridge.voices import VoiceTarget, voice_target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from models.stream import StreamModel
 
 MOST_CHANNELS = 8
@@ -72,7 +74,7 @@ class VoiceConverter(AudioEffect):
 
     Parameters
     ----------
-    voice : str or mapping of str to float
+    voice : str, Path or mapping of str to float
         A name of `voices()`, the path of a pack, or names with weights (voices of one pack; the weights are scaled to
         add up to 1).
     pitch_shift : float
@@ -138,7 +140,9 @@ class VoiceConverter(AudioEffect):
         "_trimmed",
     )
 
-    def __new__(cls, voice: Voice = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object) -> VoiceConverter:
+    def __new__(
+        cls, voice: Voice | Path = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object
+    ) -> VoiceConverter:
         """A converter of the kind that `engine` names."""
         if engine not in ("stream", "song"):
             raise ValueError(f"engine must be 'stream' or 'song', got {engine!r}")
@@ -150,7 +154,7 @@ class VoiceConverter(AudioEffect):
 
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         pitch_shift: float = 0.0,
         formant_shift: float = 0.0,
@@ -217,7 +221,7 @@ class VoiceConverter(AudioEffect):
         return dict(shown) if isinstance(shown, dict) else shown
 
     @voice.setter
-    def voice(self, voice: Voice) -> None:
+    def voice(self, voice: Voice | Path) -> None:
         target = voice_target(voice)
         with self._setting:
             self._take_voice(self._load_voice(target, self._numbers))

@@ -146,7 +146,7 @@ class SongRenderer:
 
     Parameters
     ----------
-    voice : str or mapping of str to float
+    voice : str, Path or mapping of str to float
         As for `VoiceConverter`.
     threads : int
         CPU threads, the caller's included. The result does not depend on it.
@@ -171,7 +171,7 @@ class SongRenderer:
 
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         threads: int = 2,
         size: Size = "lhq",

@@ -37,7 +37,7 @@ class SongConverter(VoiceConverter):
 
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         engine: str = "song",
         threads: int = 2,

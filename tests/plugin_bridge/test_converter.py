@@ -442,9 +442,12 @@ def test_mixes_that_are_none_are_refused(mix: object, error: type[Exception], me
     assert converter.voice == "bank_a"
 
 
-def test_a_pack_may_be_given_by_its_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_pack_may_be_given_by_its_path(kind: type, tmp_path: Path) -> None:
     path = write_test_pack(tmp_path / "half.voice", delay_model({"half": 0.5}))
-    converter = VoiceConverter(str(path))
+    converter = VoiceConverter("delay512")
+    converter.voice = kind(path)
+    assert VoiceConverter(kind(path)).voice == str(path)
     audio = noise(3000)
     assert np.allclose(converter(audio, RATE), 0.5 * audio, atol=1e-7)
     assert converter.voice == str(path)
