@@ -140,6 +140,8 @@ class VoiceConverter(AudioEffect):
         "_trimmed",
     )
 
+    _kind = ""  # at the end of `repr`, what else than the parameters tells a converter of this class from others
+
     def __new__(
         cls, voice: Voice | Path = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object
     ) -> VoiceConverter:
@@ -604,4 +606,4 @@ class VoiceConverter(AudioEffect):
 
     def __repr__(self) -> str:
         settings = " ".join(f"{name}={getattr(self, name)!r}" for name in PARAMETERS)
-        return f"<plugin_bridge.VoiceConverter {settings} at {id(self):#x}>"
+        return f"<plugin_bridge.VoiceConverter {settings}{self._kind} at {id(self):#x}>"

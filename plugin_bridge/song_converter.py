@@ -35,6 +35,8 @@ class SongConverter(VoiceConverter):
 
     __slots__ = ("_made", "_renderer")
 
+    _kind = " engine='song'"
+
     def __init__(
         self,
         voice: Voice | Path = "pjs",
