@@ -46,10 +46,13 @@ def apart_from(out: NDArray[np.float32], x: NDArray[np.floating]) -> NDArray[np.
 
 
 def number(name: str, value: object) -> float:
-    """TypeError for anything but a real number."""
+    """TypeError for anything but a real number; infinity for what is too large for a float."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return -math.inf if value < 0 else math.inf
 
 
 def rate(sample_rate: object) -> float:
