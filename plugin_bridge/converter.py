@@ -169,6 +169,8 @@ class VoiceConverter(AudioEffect):
     ) -> None:
         if stereo not in ("mid", "each"):
             raise ValueError(f"stereo must be 'mid' or 'each', got {stereo!r}")
+        if engine != "stream":  # `__new__` makes a SongConverter of a VoiceConverter, and cannot of a class of the user's own
+            raise ValueError(f"the engine of a {type(self).__name__} must be 'stream', got {engine!r}")
         self._stereo = stereo
         # What any thread may set, and the audio thread takes at the start of a call. A dict's items change atomically.
         self._numbers: dict[str, float] = {}

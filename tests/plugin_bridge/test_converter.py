@@ -230,6 +230,15 @@ def test_identity_of_an_effect() -> None:
         VoiceConverter("delay512", stereo="left")  # type: ignore[arg-type]
 
 
+def test_a_class_of_the_user_s_own_does_not_take_the_stream_engine_for_the_song_engine() -> None:
+    class Mine(VoiceConverter):
+        pass
+
+    assert Mine("delay512", engine="stream")(noise(100), RATE).shape == (100,)
+    with pytest.raises(ValueError, match="the engine of a Mine must be 'stream', got 'song'"):
+        Mine("delay512", engine="song")
+
+
 # Live
 
 
