@@ -200,7 +200,7 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             if self._running != "live":
                 self._begin(chain, "live")
             self._flat = x.ndim == 1
-            y = normal(chain.step(_clean(np.atleast_2d(x)))).reshape(x.shape)
+            y = normal(self._step(chain, _clean(np.atleast_2d(x)))).reshape(x.shape)
         if out is None:
             return y
         out[...] = y
@@ -246,7 +246,7 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             else:
                 if self._running != "aligned":
                     self._begin(chain, "aligned")
-                y = chain.step(x)
+                y = self._step(chain, x)
                 omit = min(max(chain.latency - self._omitted, 0), y.shape[1])
                 self._omitted += omit
                 y = y[:, omit:]
@@ -267,7 +267,7 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
             latency = chain.latency
             size = stream.block_size or max(latency, 1)
             ends = [silence(stream.channels, 0)]
-            ends += [chain.step(silence(stream.channels, size)) for _ in range(-(-latency // size))]
+            ends += [self._step(chain, silence(stream.channels, size)) for _ in range(-(-latency // size))]
             end = normal(np.concatenate(ends, axis=1)[:, :latency])
             live = self._running == "live"
             chain.clear()
@@ -305,6 +305,13 @@ class Board(AudioEffect, MutableSequence["Plugin | None"]):
 
     def _build(self, shape: Shape, stream: Stream, before: Nodes, now: Nodes) -> Series:
         return build(shape, stream, before, now, bind=self._running != "no" or stream.block_size is not None)
+
+    def _step(self, chain: Series, x: Audio) -> Audio:
+        try:
+            return chain.step(x)
+        except BaseException:
+            self._end(chain)  # broken off, as by Ctrl-C, with samples in some plugins and not in others
+            raise
 
     def _end(self, chain: Series) -> None:
         """The stream is over. What was prepared by `process`, and not by whoever asked for it, binds nobody any more."""

@@ -35,6 +35,8 @@ from plugin_bridge.parameters import PARAMETERS
 
 # The modules behind the commands are imported where they are used: `--help` answers at once.
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from dsp.f0 import Method
     from models.pack import Size, VoiceCard
     from plugin_bridge.convert import Conversion, Settings
@@ -72,10 +74,39 @@ def main() -> None:
     for number in ENDINGS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _terminate)
+    output, encoding = _Output(), sys.stdout.encoding
+    # What a terminal takes, Python alone knows on some systems; and whoever calls this may have put something of theirs there.
+    if not sys.stdout.isatty() and sys.stdout is sys.__stdout__:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding=encoding)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be anything, terminals may not
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        sys.stdout.flush()
+        # A reader that has seen enough, as `head` has, is no failure.
+        if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
+            _say(f"standard output cannot be written: {output.lost.strerror}")
+            sys.exit(end.code or FAILED)
+        raise
+
+
+class _Output(io.FileIO):
+    """Standard output to a file or a program: neither a full disk nor a reader that is gone ends the work half-way."""
+
+    def __init__(self) -> None:
+        super().__init__(1, "w", closefd=False)
+        self.lost: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        """All of `data`, unless something could not be written before."""
+        if self.lost is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+        return memoryview(data).nbytes
 
 
 def _open_streams() -> None:
@@ -87,9 +118,9 @@ def _open_streams() -> None:
         pass
     os.close(number)
     if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w")
+        sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w")
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dsp.pitch import suggest_transposition, track_pitch
 from plugin_bridge.blocks import at_rate, file_rate, stream_rate
 from plugin_bridge.converter import VoiceConverter
-from plugin_bridge.files import FileError, check_apart, check_format, open_writer, replacing
+from plugin_bridge.files import FileError, check_apart, check_format, check_writable, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.recording import Recording, audible, open_recording
 from plugin_bridge.signal_path import SignalPath
@@ -171,6 +171,7 @@ def convert_file(
         rate = recording.sample_rate
         if rate != int(rate):
             raise FileError(f"{source} has the sample rate {rate} Hz, but only whole numbers of Hz can be written")
+        check_writable(target, int(rate), recording.channels)
         transposition = find_transposition(recording, settings)
         stream = _prepared(recording, settings, transposition)
         with replacing(target) as file:

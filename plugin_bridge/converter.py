@@ -18,12 +18,14 @@ from dsp.resampling import exact_rate
 from plugin_bridge.effect import AudioEffect
 from plugin_bridge.engine import SHIFTS, Engine, Faults, Setup, engine_latency, needs_stage
 from plugin_bridge.parameters import PARAMETERS
-from plugin_bridge.protocol import check_audio, check_block, number, positive
+from plugin_bridge.protocol import apart_from, check_audio, check_block, number, positive
 from plugin_bridge.stream import HostStream
 from plugin_bridge.voices import Voice as Voice
 from plugin_bridge.voices import VoiceTarget, voice_target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from models.stream import StreamModel
 
 MOST_CHANNELS = 8
@@ -72,7 +74,7 @@ class VoiceConverter(AudioEffect):
 
     Parameters
     ----------
-    voice : str or mapping of str to float
+    voice : str, Path or mapping of str to float
         A name of `voices()`, the path of a pack, or names with weights (voices of one pack; the weights are scaled to
         add up to 1).
     pitch_shift : float
@@ -138,7 +140,11 @@ class VoiceConverter(AudioEffect):
         "_trimmed",
     )
 
-    def __new__(cls, voice: Voice = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object) -> VoiceConverter:
+    _kind = ""  # at the end of `repr`, what else than the parameters tells a converter of this class from others
+
+    def __new__(
+        cls, voice: Voice | Path = "pjs", *, engine: Literal["stream", "song"] = "stream", **settings: object
+    ) -> VoiceConverter:
         """A converter of the kind that `engine` names."""
         if engine not in ("stream", "song"):
             raise ValueError(f"engine must be 'stream' or 'song', got {engine!r}")
@@ -150,7 +156,7 @@ class VoiceConverter(AudioEffect):
 
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         pitch_shift: float = 0.0,
         formant_shift: float = 0.0,
@@ -163,6 +169,8 @@ class VoiceConverter(AudioEffect):
     ) -> None:
         if stereo not in ("mid", "each"):
             raise ValueError(f"stereo must be 'mid' or 'each', got {stereo!r}")
+        if engine != "stream":  # `__new__` makes a SongConverter of a VoiceConverter, and cannot of a class of the user's own
+            raise ValueError(f"the engine of a {type(self).__name__} must be 'stream', got {engine!r}")
         self._stereo = stereo
         # What any thread may set, and the audio thread takes at the start of a call. A dict's items change atomically.
         self._numbers: dict[str, float] = {}
@@ -217,7 +225,7 @@ class VoiceConverter(AudioEffect):
         return dict(shown) if isinstance(shown, dict) else shown
 
     @voice.setter
-    def voice(self, voice: Voice) -> None:
+    def voice(self, voice: Voice | Path) -> None:
         target = voice_target(voice)
         with self._setting:
             self._take_voice(self._load_voice(target, self._numbers))
@@ -522,10 +530,17 @@ class VoiceConverter(AudioEffect):
                 padded[:, : block.shape[1]] = block
                 padded[:, block.shape[1] :] = 0.0
                 block = padded[:, : stop - start]
-            stream.advance(block, given[:, : stop - start])
+            self._advance(stream, block, given[:, : stop - start])
             first, last = max(start, omit), min(stop, omit + out.shape[1])
             if first < last:
                 out[:, first - omit : last - omit] = given[:, first - start : last - start]
+
+    def _advance(self, stream: HostStream, block: NDArray[np.floating], out: NDArray[np.float32]) -> None:
+        try:
+            stream.advance(block, out)
+        except BaseException:
+            self._restart(stream)  # broken off, as by Ctrl-C, between what was heard and what is remembered
+            raise
 
     def flush(self) -> NDArray[np.float32]:
         """End the stream and return what it still owes: the output for the last `latency_samples` of input.
@@ -556,14 +571,14 @@ class VoiceConverter(AudioEffect):
     ) -> NDArray[np.float32]:
         """Convert the next block of a live stream: as many samples out as in, `latency_samples` late.
 
-        Allocates no memory for audio when `out` is given.
+        Allocates no memory for audio when `out` is given, as an array of its own or as `x`.
 
         Parameters
         ----------
         x : float32 or float64 array, [channels, n], or [n] for one channel
             Any n, if `prepare` was called without a block size, else a multiple of that.
         out : float32 array of the shape of x, optional
-            Written and returned; it may be `x` itself. A new array by default.
+            Written and returned; it may be `x` itself, or lie anywhere over it, for which a copy is made. A new array by default.
 
         Raises
         ------
@@ -583,13 +598,14 @@ class VoiceConverter(AudioEffect):
                 out = np.empty(x.shape, np.float32)
             self._flat = x.ndim == 1
             self._running, self._trimmed = True, False
+            x = apart_from(out, x)
             block, given = (x[None, :], out[None, :]) if self._flat else (x, out)
             stream.take(self._numbers, self._bypass, self._engines)
             for start in range(0, n, setup.capacity):
                 part = slice(start, start + setup.capacity)
-                stream.advance(block[:, part], given[:, part])
+                self._advance(stream, block[:, part], given[:, part])
             return out
 
     def __repr__(self) -> str:
         settings = " ".join(f"{name}={getattr(self, name)!r}" for name in PARAMETERS)
-        return f"<plugin_bridge.VoiceConverter {settings} at {id(self):#x}>"
+        return f"<plugin_bridge.VoiceConverter {settings}{self._kind} at {id(self):#x}>"

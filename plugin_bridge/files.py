@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from pedalboard.io import AudioFile, WriteableAudioFile, get_supported_read_form
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
 WRITABLE = (*LOSSLESS, ".ogg", ".mp3")
 BIT_DEPTH = 24
+MOST_CHANNELS = {"mp3": 2, "flac": 8, "ogg": 255}  # of the formats that have a limit
 
 
 _numbers = itertools.count()  # several files may be on their way to one folder
@@ -97,6 +99,9 @@ def open_writer(
     FileError
         If the format has no such rate or channel count.
     """
+    most = MOST_CHANNELS.get(format_of(path), channels)
+    if channels > most:  # which `AudioFile` puts down to the bit depth
+        raise FileError(f"{path} cannot hold {channels} channels at {sample_rate} Hz: {format_of(path)} files have at most {most}")
     try:
         return AudioFile(
             file, "w", samplerate=sample_rate, num_channels=channels, bit_depth=bit_depth, format=format_of(path)
@@ -184,6 +189,12 @@ def check_format(target: Path) -> None:
     """FileError unless the suffix names a format that can be written."""
     if target.suffix.lower() not in WRITABLE:
         raise FileError(f"{target} needs a suffix that names its format ({listed(WRITABLE)}), not {target.suffix!r}")
+
+
+def check_writable(target: Path, sample_rate: int, channels: int) -> None:
+    """FileError, as from `open_writer`, before the work if its format has no such rate or channel count."""
+    with open_writer(BytesIO(), target, sample_rate, channels):
+        pass
 
 
 def check_apart(written: Iterable[Path], read: Iterable[Path]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import numpy as np
+
+from plugin_bridge.protocol import number
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Parameter:
         ValueError
             If it is out of range or not finite.
         """
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{self.name} must be a number, got {type(value).__name__}")
-        number = float(value)
-        if not (math.isfinite(number) and self.minimum <= number <= self.maximum):
+        if isinstance(value, bool):
+            raise TypeError(f"{self.name} must be a number, got bool")
+        given = number(self.name, value)
+        if not (math.isfinite(given) and self.minimum <= given <= self.maximum):
             unit = f" {self.unit}" if self.unit else ""
-            raise ValueError(f"{self.name} must be between {self.minimum:g} and {self.maximum:g}{unit}, got {number:g}")
-        return number
+            raise ValueError(f"{self.name} must be between {self.minimum:g} and {self.maximum:g}{unit}, got {given:g}")
+        return given
 
     def switch(self, value: object) -> bool:
         """`value` as a bool; TypeError if it is not one."""

@@ -37,11 +37,22 @@ def check_block(x: object, out: object, channels: int, block_size: int | None) -
         raise ValueError(f"out must be writeable and have the shape of the block, {x.shape}, got {out.shape}")
 
 
+def apart_from(out: NDArray[np.float32], x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """`x`, or a copy where `out`, written piece by piece, would lie over pieces of it that are still to be read."""
+    if not np.may_share_memory(x, out):
+        return x
+    same_place = x.strides == out.strides and x.ctypes.data == out.ctypes.data
+    return x if same_place else x.copy()
+
+
 def number(name: str, value: object) -> float:
-    """TypeError for anything but a real number."""
+    """TypeError for anything but a real number; infinity for what is too large for a float."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return -math.inf if value < 0 else math.inf
 
 
 def rate(sample_rate: object) -> float:

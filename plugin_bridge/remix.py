@@ -37,6 +37,15 @@ class Mix:
     lowered_db: float
 
 
+def mixed_channels(vocal: Source, accompaniment: Path) -> int:
+    """Channels of the sum of a vocal and its accompaniment; FileError if that cannot be read, or they do not go together."""
+    with open_recording(accompaniment) as played:
+        channels = max(vocal.channels, played.channels)
+        if min(vocal.channels, played.channels) not in (1, channels):
+            raise FileError(f"{accompaniment} has {played.channels} channels, which do not go with the vocal's {vocal.channels}")
+        return channels
+
+
 def remix(vocal: Path, gain: float, accompaniment: Path, target: Path, stages: Stages) -> Mix:
     """Write the sum of a vocal times `gain` and an accompaniment, which begin together, at the vocal's rate.
 
@@ -48,9 +57,7 @@ def remix(vocal: Path, gain: float, accompaniment: Path, target: Path, stages: S
         If one of them cannot be read, they do not go together, or the target cannot be written.
     """
     with open_recording(vocal) as sung, open_recording(accompaniment) as played:
-        channels = max(sung.channels, played.channels)
-        if min(sung.channels, played.channels) not in (1, channels):
-            raise FileError(f"{accompaniment} has {played.channels} channels, which do not go with the vocal's {sung.channels}")
+        channels = mixed_channels(sung, accompaniment)
         peak = 0.0
         for block in _mixed(sung, gain, played, stages):
             peak = max(peak, float(np.abs(block).max(initial=0.0)))

@@ -27,12 +27,12 @@ from models.lhq.song import HOP, MOST_STEPS, SAMPLE_RATE, Frames, SongModel
 from plugin_bridge.analysis import FRAME_RATE, WINDOW_S, Analysis, Audio, Source, analyse, watched, whole_frames
 from plugin_bridge.blocks import file_rate
 from plugin_bridge.convert import Conversion, Transposition, automatic_transposition, voice_range_hz
-from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, open_writer, replacing
+from plugin_bridge.files import BIT_DEPTH, FileError, beside, check_apart, check_format, check_writable, open_writer, replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.protocol import check_audio, number
 from plugin_bridge.protocol import rate as checked_rate
 from plugin_bridge.recording import BLOCK_SAMPLES, open_recording
-from plugin_bridge.remix import Mix, remix
+from plugin_bridge.remix import Mix, mixed_channels, remix
 from plugin_bridge.stages import Stages, in_order
 from plugin_bridge.voices import Voice, voice_target, voice_text
 
@@ -146,7 +146,7 @@ class SongRenderer:
 
     Parameters
     ----------
-    voice : str or mapping of str to float
+    voice : str, Path or mapping of str to float
         As for `VoiceConverter`.
     threads : int
         CPU threads, the caller's included. The result does not depend on it.
@@ -171,7 +171,7 @@ class SongRenderer:
 
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         threads: int = 2,
         size: Size = "lhq",
@@ -248,6 +248,8 @@ class SongRenderer:
         table = None if f0 is None else Path(f0)
         wishes = Wishes(pitch_shift, formant_shift, transpose, table, mix, gain_db, gate_db)
         with open_recording(source) as recording:
+            channels = recording.channels if instrumental is None else mixed_channels(recording, Path(instrumental))
+            check_writable(target, int(recording.sample_rate), channels)
             song = self.listen(recording, wishes, progress)
             if not song.voiced and table is not None:
                 raise ValueError(f"the f0 table {table} has no voiced row, so there is nothing to sing")

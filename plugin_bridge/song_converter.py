@@ -35,9 +35,11 @@ class SongConverter(VoiceConverter):
 
     __slots__ = ("_made", "_renderer")
 
+    _kind = " engine='song'"
+
     def __init__(
         self,
-        voice: Voice = "pjs",
+        voice: Voice | Path = "pjs",
         *,
         engine: str = "song",
         threads: int = 2,

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plugin_bridge.files import FileError, Job, beside, check_apart
+from plugin_bridge.files import FileError, Job, beside, check_apart, check_writable
 from plugin_bridge.journal import keep, recall, stamp
+from plugin_bridge.recording import open_recording
 from plugin_bridge.render import Progress, Rendering, SongRenderer, Wishes
 from plugin_bridge.separation import Separator, separate
 from plugin_bridge.stages import Stages
@@ -73,6 +74,8 @@ class SongJobs:
             check_apart([self.f0_out], [job.source])  # which is not what is rendered where it is a mix
         if self.separator is None:
             return self._render(job.source, job.target, self.instrumental, progress)
+        with open_recording(job.source) as mix:
+            check_writable(job.target, int(mix.sample_rate), mix.channels)  # rendering asks, too, after most of the work
         stages, start = Stages(), time.perf_counter()
 
         def separating(done: float) -> None:

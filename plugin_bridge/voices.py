@@ -106,6 +106,8 @@ def voice_target(voice: object) -> VoiceTarget:
     TypeError, ValueError
         For anything else, weights that cannot be scaled, or voices of different packs.
     """
+    if isinstance(voice, Path):
+        voice = str(voice)
     if isinstance(voice, str):
         address = find_voice(voice)
         weights = [0.0] * len(address.pack.manifest.voices)

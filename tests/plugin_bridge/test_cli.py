@@ -295,6 +295,27 @@ def test_closed_standard_streams_are_done_without(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_reader_that_is_gone_does_not_end_the_work():
+    """As `| head` is, after what it wanted."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "plugin_bridge", "presets"]  # a table, and lines after it
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["voices"], ["--help"], ["live", "--midi-list"]])
+def test_a_full_disk_under_standard_output_is_told_in_one_sentence(arguments):
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "plugin_bridge", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "plugin-bridge: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 def test_a_sentence_that_nobody_reads_any_more_ends_nothing(monkeypatch, capfd):
     """What a performance has to tell goes to a terminal or a log that may be gone."""
     read, write = os.pipe()

@@ -200,7 +200,7 @@ def test_over_its_accompaniment_the_vocal_is_as_loud_as_it_was(tmp_path, sung):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "i.wav", "loud.voice", "mix.wav"]
 
 
-def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
+def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung, monkeypatch):
     """A model for which the mix is all vocal: what comes out is the vocal's rendering, and nothing else."""
     shape = (1, 4, 2049, 33)
     graph = helper.make_graph(
@@ -223,6 +223,9 @@ def test_a_mix_is_parted_rendered_and_mixed_again(tmp_path, voice, sung):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     result = run(source, tmp_path / "mix.wav", "--voice", voice, "--separate", tmp_path / "missing.onnx")
     assert "a vocal stem comes out of any mixing program" in one_sentence(result)
+    monkeypatch.setattr("plugin_bridge.songs.separate", lambda *_: pytest.fail("it was parted"))
+    odd = write_audio(tmp_path / "odd.wav", sung, 44_101)
+    assert "mix.mp3 cannot hold 1 channels at 44101 Hz" in one_sentence(run(odd, tmp_path / "mix.mp3", *options, *separation))
 
 
 @pytest.mark.parametrize(

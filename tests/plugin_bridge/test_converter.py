@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from memory import allocated
 from numpy.typing import NDArray
 from packs import delay_model, write_test_pack
 
-from plugin_bridge import VoiceConverter
+from models.stream import ModelStream
+from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.voices import UnknownVoiceError
 
 Audio = NDArray[np.float32]
@@ -86,7 +88,7 @@ def test_square_arrays_need_one_that_is_not_first() -> None:
         converter(noise(2, 2), RATE)
 
 
-@pytest.mark.parametrize("rate", [0, -1, 7999, 192_001, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0, -1, 7999, 192_001, float("nan"), float("inf"), 10**400])
 def test_rates_that_are_none_are_value_errors(rate: float) -> None:
     with pytest.raises(ValueError, match="sample rate must be between 8000 and 192000 Hz, got"):
         VoiceConverter("delay512")(noise(10), rate)
@@ -228,6 +230,15 @@ def test_identity_of_an_effect() -> None:
         VoiceConverter("delay512", stereo="left")  # type: ignore[arg-type]
 
 
+def test_a_class_of_the_user_s_own_does_not_take_the_stream_engine_for_the_song_engine() -> None:
+    class Mine(VoiceConverter):
+        pass
+
+    assert Mine("delay512", engine="stream")(noise(100), RATE).shape == (100,)
+    with pytest.raises(ValueError, match="the engine of a Mine must be 'stream', got 'song'"):
+        Mine("delay512", engine="song")
+
+
 # Live
 
 
@@ -287,6 +298,36 @@ def test_output_may_be_given_strided_or_the_input_itself() -> None:
     assert np.array_equal(in_place, late)
 
 
+@pytest.mark.parametrize("n", [700, 20_000])  # the longer is worked on in pieces
+@pytest.mark.parametrize("where", ["later", "earlier", "backwards"])
+def test_output_may_lie_anywhere_over_the_input(where: str, n: int) -> None:
+    memory = np.zeros(n + 64, np.float32)
+    places = {
+        "later": (memory[:n], memory[64:]),
+        "earlier": (memory[64:], memory[:n]),
+        "backwards": (memory[:n], memory[:n][::-1]),
+    }
+    block, out = places[where]
+    block[:] = noise(n)
+    converter = VoiceConverter("delay512")
+    converter.prepare(RATE)
+    expected = converter.process_block(noise(n))
+    converter.reset()
+    assert np.array_equal(converter.process_block(block, out), expected)
+
+
+def test_output_over_the_input_while_the_voice_changes() -> None:
+    converter, other = VoiceConverter("delay512"), VoiceConverter("delay512")
+    memory, out = np.zeros(20_064, np.float32), np.empty(20_000, np.float32)
+    for one in (converter, other):
+        one.prepare(RATE)
+        one.process_block(noise(700))
+        one.voice = "bank_b"
+    memory[:20_000] = noise(20_000)
+    other.process_block(noise(20_000), out)
+    assert np.array_equal(converter.process_block(memory[:20_000], memory[64:]), out)
+
+
 def test_reset_starts_again_with_the_same_latency() -> None:
     converter = VoiceConverter("accumulator")
     converter.prepare(44_100, 256)
@@ -319,6 +360,49 @@ def test_no_memory_is_allocated_per_block(rate: int, prepared: int | None, size:
     assert kept < 200 * 50
     # numpy's buffers for conversions are 8192 numbers wide; none is used here.
     assert peak < 24_000
+
+
+class InterruptAt:
+    """In place of `ModelStream.step`: Ctrl-C after so many steps, once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, steps: int) -> None:
+        self._step, self._left = ModelStream.step, steps
+        patch.setattr(ModelStream, "step", lambda stream: self(stream))
+
+    def __call__(self, stream: ModelStream) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._step(stream)
+
+
+@pytest.mark.parametrize("processor", [lambda: VoiceConverter("accumulator"), lambda: Board([VoiceConverter("accumulator")])])
+@pytest.mark.parametrize("reset", [True, False])
+def test_an_interrupted_stream_begins_anew(
+    processor: Callable[[], VoiceConverter | Board], reset: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = noise(20_000)
+    expected = processor()(audio, RATE)
+    converter = processor()
+    converter.process(audio, RATE, reset=reset)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        InterruptAt(patch, 10)
+        converter.process(audio, RATE, reset=reset)
+    pieces = [converter.process(audio, RATE, reset=False), converter.flush()]
+    assert np.array_equal(np.concatenate(pieces), expected)
+
+
+@pytest.mark.parametrize("processor", [lambda: VoiceConverter("accumulator"), lambda: Board([VoiceConverter("accumulator")])])
+def test_interrupted_live_blocks_begin_anew(
+    processor: Callable[[], VoiceConverter | Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, converter = noise(20_000), processor()
+    converter.prepare(RATE)
+    expected = converter.process_block(audio)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        InterruptAt(patch, 10)
+        converter.process_block(audio)
+    assert np.array_equal(converter.process_block(audio), expected)
 
 
 # Voices
@@ -367,9 +451,12 @@ def test_mixes_that_are_none_are_refused(mix: object, error: type[Exception], me
     assert converter.voice == "bank_a"
 
 
-def test_a_pack_may_be_given_by_its_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_pack_may_be_given_by_its_path(kind: type, tmp_path: Path) -> None:
     path = write_test_pack(tmp_path / "half.voice", delay_model({"half": 0.5}))
-    converter = VoiceConverter(str(path))
+    converter = VoiceConverter("delay512")
+    converter.voice = kind(path)
+    assert VoiceConverter(kind(path)).voice == str(path)
     audio = noise(3000)
     assert np.allclose(converter(audio, RATE), 0.5 * audio, atol=1e-7)
     assert converter.voice == str(path)

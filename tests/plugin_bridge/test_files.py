@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pedalboard.io import AudioFile
 
-from plugin_bridge.files import FileError, Job, plan, replacing
+from plugin_bridge.files import FileError, Job, check_writable, plan, replacing
 
 
 def write_audio(path, samples=100, channels=1, rate=48000):
@@ -131,6 +131,21 @@ def test_a_folder_without_audio_is_a_problem_of_its_own(tmp_path):
 def test_an_unknown_format_is_told_with_the_known_ones(tmp_path, name):
     jobs, problems = plan([write_audio(tmp_path / "a.wav")], tmp_path / name)
     assert jobs == [] and "wav, flac, aiff, aif, ogg, mp3" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "said"),
+    [
+        ("a.mp3", 48_000, 3, "cannot hold 3 channels at 48000 Hz: mp3 files have at most 2"),
+        ("a.FLAC", 48_000, 9, "cannot hold 9 channels at 48000 Hz: flac files have at most 8"),
+        ("a.ogg", 48_000, 256, "ogg files have at most 255"),
+        ("a.mp3", 96_000, 2, "sample rate of 96000"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_told_with_the_reason(tmp_path, name, rate, channels, said):
+    with pytest.raises(FileError, match=said):
+        check_writable(tmp_path / name, rate, channels)
+    check_writable(tmp_path / name, 48_000, 2)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -57,3 +57,11 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch):
 def test_every_bundled_voice_is_credited():
     bundled = [name for name in voices() if f"| {name} |" in README]
     assert {"pjs", "kerstin", "alys"} <= set(bundled)
+
+
+@needs_bundled_voices
+def test_the_voices_are_told_in_the_order_in_which_they_are_found(monkeypatch):
+    monkeypatch.delenv("PLUGIN_BRIDGE_VOICES")
+    (told,) = re.findall(r"^voices\(\) +# \[(.+), \.\.\.\]$", README, re.MULTILINE)
+    names = told.replace("'", "").split(", ")
+    assert voices()[: len(names)] == names

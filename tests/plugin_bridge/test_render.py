@@ -318,6 +318,25 @@ def test_wishes_that_cannot_be_are_refused(tmp_path, voice, target, wishes, kind
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
+@pytest.mark.parametrize(
+    ("target", "instrumental", "said"),
+    [
+        ("out.mp3", None, r"out\.mp3 cannot hold 1 channels at 40000 Hz"),
+        ("out.wav", "missing.wav", r"there is no file .*missing\.wav"),
+        ("out.flac", "nine.wav", "cannot hold 9 channels"),
+    ],
+)
+def test_what_cannot_be_written_or_mixed_is_refused_before_it_is_heard(tmp_path, voice, target, instrumental, said):
+    source = write_audio(tmp_path / "in.wav", phrase(40_000), 40_000)
+    write_audio(tmp_path / "nine.wav", np.zeros((9, 100), np.float32), 40_000)
+    told = []
+    with pytest.raises(FileError, match=said):
+        SongRenderer(voice).render(
+            source, tmp_path / target, instrumental=instrumental and tmp_path / instrumental, progress=told.append
+        )
+    assert not told
+
+
 def peak_mib(tmp_path: Path, voice: str, seconds: int) -> float:
     """Memory at most resident in a process that renders so long a recording, in stereo; its length is kept to the sample."""
     source, piece = tmp_path / f"{seconds}.flac", np.concatenate([phrase(44_100, 12), np.zeros(3 * 44_100, np.float32)])

@@ -31,6 +31,11 @@ def test_it_is_the_renderer_s_sound(voice, audio):
     expected = SongRenderer(voice).convert(audio[None], RATE, pitch_shift=2)[0]
     assert np.array_equal(converter(audio, RATE), expected) and converter(audio, RATE).shape == audio.shape
     assert isinstance(converter, VoiceConverter) and (converter.latency_samples, converter.lookahead_samples) == (0, 0)
+    assert " engine='song' at " in repr(converter)
+
+
+def test_a_pack_may_be_given_as_a_path(voice):
+    assert VoiceConverter(Path(voice), engine="song").voice == SongRenderer(Path(voice)).voice == voice
 
 
 def test_it_takes_the_renderer_s_arguments(voice, audio):
