@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from plugin_bridge import VoiceConverter, take
+from plugin_bridge import VoiceConverter, take, timeline
 from plugin_bridge.cli import app
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
@@ -156,6 +157,7 @@ def test_a_performance_that_did_not_begin_leaves_an_earlier_take(tmp_path: Path)
         ("a.json", '{"events": [{"time": 1, "address": "/vc/mix/n", "value": 2}]}', "/vc/mix/n takes 0 to 1, got 2"),
         ("a.json", '{"events": [{"time": 1, "address": "/vc/preset/load", "value": "none"}]}', "no preset is called 'none'"),
         ("a.json", '{"tempo": 120}', "tempo: Extra inputs"),
+        ("a.csv", "0.5,/vc/skip,-48000", "/vc/skip with '-48000.0' is nothing that can be automated"),
         ("a.csv", "one,/vc/pitch,1", "line 1: the time must be a number of seconds, not 'one'"),
         ("a.csv", "1", "line 1 must have time, address and value"),
         ("a.csv", "1,/vc/pitch,nan", "line 1: value"),
@@ -174,6 +176,17 @@ def test_what_is_wrong_in_a_file_is_told_in_one_sentence(tmp_path: Path, name: s
     assert "\n" not in sentence
     result = CliRunner().invoke(app, ["convert", "in.wav", "out.wav", "--automation", str(path)])
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_hostile_file_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Timeline.model_validate_json(json.dumps({"events": [{}] * 1000}))
+    assert {problem["loc"][:2] for problem in refused.value.errors()} == {("events", 0)}
+    table = tmp_path / "a.csv"
+    monkeypatch.setattr(timeline, "MOST_EVENTS", 3)
+    table.write_text("# four\n" + "0,/vc/mix\n" * 4)
+    with pytest.raises(TimelineError, match="line 5 is one too many, there may be 3 events"):
+        read_timeline(table)
 
 
 def test_binary_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
