@@ -22,6 +22,7 @@ from dsp.ring import AudioRing
 from dsp.smoothing import add
 from plugin_bridge.control import Status
 from plugin_bridge.doctor import portaudio_remedy, priority_remedy
+from plugin_bridge.engine import HIGHEST_SAMPLE
 from plugin_bridge.priority import hurried_threads, hurry_audio
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.voices import voice_text
@@ -244,6 +245,7 @@ class LiveHost:
         self._loads = np.zeros(LOADS, np.float32)
         self._capacity = max(device.block_size, 4096)
         self._source = np.zeros(self._capacity, np.float32)
+        self._broken = np.empty(self._capacity, np.bool_)
         self._wet = np.zeros((opened.outputs, self._capacity), np.float32)
         self._dry = np.zeros(self._capacity, np.float32)
         self._stream: Any = None
@@ -277,8 +279,11 @@ class LiveHost:
 
     def _run(self, indata: NDArray[np.float32], outdata: NDArray[np.float32]) -> None:
         n = indata.shape[0]
-        source, wet = self._source[:n], self._wet[:, :n]
-        source[:] = indata[:, self._opened.inputs - 1]
+        source, broken, wet = self._source[:n], self._broken[:n], self._wet[:, :n]
+        # Here, for all that take it: an effect would keep broken numbers, and the monitor and the recording pass them on.
+        np.clip(indata[:, self._opened.inputs - 1], -HIGHEST_SAMPLE, HIGHEST_SAMPLE, out=source)
+        np.not_equal(source, source, out=broken)  # NaN
+        np.copyto(source, 0.0, where=broken)
         if self.overload.skips():
             self._path.skip(n)
             self.skipped += n

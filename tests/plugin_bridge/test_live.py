@@ -28,6 +28,7 @@ from pythonosc.osc_message import OscMessage
 from websockets.sync.client import connect
 
 import plugin_bridge
+from dsp.ring import AudioRing
 from plugin_bridge import Board, VoiceConverter
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.demo import demo_phrase
@@ -400,6 +401,22 @@ def test_the_callback_works_in_the_memory_it_has() -> None:
     assert arrays_of(host) == before
     assert kept < 25 * 50  # some bytes a block are the interpreter's own
     assert peak < 4 * block, "views and numbers pass through, never a block of samples"
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -1e33])
+def test_broken_numbers_from_a_device_are_gone_with_their_block(broken: float) -> None:
+    gate = Effect(plugin="NoiseGate", values={"threshold_db": -60, "attack_ms": 1})
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 256, chain=(gate, *PLAIN_CHAIN))
+    tap = AudioRing(1, RATE)
+    host = LiveHost(Device(), Opened("none", RATE, 1, 1, "none"), path, monitor=0.5, tap=tap, freewheel=True)
+    source = np.random.default_rng(3).uniform(-0.3, 0.3, (400, 256, 1)).astype(np.float32)
+    source[10, 100:110] = broken
+    out = np.empty((256, 1), np.float32)
+    for number in range(len(source)):
+        host._callback(source[number], out, 256, None, None)
+        assert np.isfinite(out).all()
+    assert np.isfinite(tap.pull()[1]).all()
+    assert np.abs(out - 0.5 * source[-1]).max() > 0.1, "the gate never opens again"
 
 
 def test_lost_frames_are_counted_against_the_clock_and_jitter_is_not() -> None:
