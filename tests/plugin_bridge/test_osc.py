@@ -741,6 +741,14 @@ def test_a_server_that_ends_is_started_again_at_the_same_port(stage: Stage) -> N
     assert heard == [("/vc/gain", -4.0)]
 
 
+def test_a_server_leaves_the_end_of_all_that_a_service_runs_to_the_performance(stage: Stage) -> None:
+    os.kill(server_process(), signal.SIGTERM)
+    stage.ping(1)
+    time.sleep(0.1)  # in which its end would be told
+    stage.ping(2)
+    assert stage.told == []
+
+
 def test_a_server_that_hangs_is_ended_with_the_rest(stage: Stage) -> None:
     other = OscServer(stage.surface)
     process = server_process()
