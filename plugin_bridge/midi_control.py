@@ -241,7 +241,8 @@ class MidiControl:
         parameter = binding.parameter
         if binding.is_button:
             if on and crossed:
-                self._surface.post(self._pressed(binding))
+                with self._surface.changing:
+                    self._surface.post(self._pressed(binding))
             return {}
         assert parameter is not None, "anything else is a button"
         if parameter.kind == "number":

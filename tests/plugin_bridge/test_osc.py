@@ -38,7 +38,7 @@ from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.oscquery import MOST_CONNECTIONS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import find_preset, presets
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Changes, Gesture, SignalPath
 
 RATE = 48_000
 needs_liblo = pytest.mark.skipif(
@@ -445,6 +445,28 @@ def test_voices_and_presets_in_a_row_are_all_tried(stage: Stage) -> None:
     stage.send(packet("/vc/pitch", 3.0))
     stage.sync()
     assert (stage.path.converter.voice, stage.path.converter.pitch_shift) == ("bank_b", 3.0)
+
+
+def test_a_voice_that_others_ask_for_meanwhile_comes_after(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made ready for the one voice does not fit the other: no voice would have been heard any more but that."""
+    ready = stage.path.ready
+    others = [threading.Thread(target=stage.surface.change, args=({"voice": "delay512"},))]
+    begun: list[threading.Thread] = []
+
+    def interrupted(changes: Changes) -> Gesture:
+        gesture = ready(changes)
+        while others:
+            begun.append(others.pop())
+            begun[-1].start()
+            time.sleep(0.2)  # for some blocks
+        return gesture
+
+    monkeypatch.setattr(stage.path, "ready", interrupted)
+    stage.send(packet("/vc/morph", "bank_a", 0.5, "bank_b", 0.5))
+    stage.sync(1)
+    begun[0].join(10)
+    stage.sync(2)
+    assert stage.path.converter.voice == "delay512"
 
 
 def test_touches_and_pages_of_touchosc_are_told_apart_from_its_faders(stage: Stage) -> None:
