@@ -19,7 +19,7 @@ from plugin_bridge.midi_map import parse_lesson
 from plugin_bridge.osc import OscServer
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, find_preset
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Change, SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import CHAIN, Event, events_of
 from plugin_bridge.voices import find_voice, voices
@@ -196,7 +196,7 @@ class Performance:
 
     def restart_process(self) -> None:
         """Begin again as a new process that waits for the device, with everything as it is now. Does not return."""
-        values = {name: self.surface.value(name) for name in (*PARAMETERS, "chain")}
+        values = {name: self.surface.value(name) for name in (*PARAMETERS, "ramp_ms", "chain")}
         events = [event.model_dump(mode="json") for event in events_of([(0, values)], 1.0)]
         self.close()
         token = "" if self.page is None else self.page.token
@@ -209,10 +209,12 @@ class Performance:
     def _restore(self, state: str) -> None:
         kept = json.loads(state)
         self.surface.preset = kept["preset"]
+        changes: dict[str, Change] = {}
         for given in kept["events"]:
             event = Event.model_validate_json(json.dumps(given))
             if event.address != CHAIN or event.changes()["chain"] != self.surface.path.chain:
-                self.surface.change(event.changes())
+                changes |= event.changes()
+        self.surface.change(changes)  # together: a shift is for the voice that it comes with
 
 
 def _wait_for(device: Device) -> Opened:

@@ -191,7 +191,7 @@ def _csv_events(text: str) -> Iterator[Event]:
 def events_of(log: Iterable[tuple[int, Changes]], sample_rate: float) -> Iterator[Event]:
     """A `SignalPath.log` as events."""
     addresses = {name: parameter.osc for name, parameter in PARAMETERS.items()}
-    addresses |= {"panic": PANIC, "chain": CHAIN, "skip": SKIP}
+    addresses |= {"ramp_ms": RAMP, "panic": PANIC, "chain": CHAIN, "skip": SKIP}
     for position, changes in log:
         for name, value in changes.items():
             shown = dict(value) if isinstance(value, Mapping) else value

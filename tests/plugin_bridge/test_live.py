@@ -29,14 +29,14 @@ from websockets.sync.client import connect
 
 import plugin_bridge
 from dsp.ring import AudioRing
-from plugin_bridge import Board, VoiceConverter
+from plugin_bridge import Board, VoiceConverter, performance
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.demo import demo_phrase
 from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Opened, Overload, find_device
 from plugin_bridge.osc import OscServer
 from plugin_bridge.osc_packets import encode
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Changes, SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import read_timeline, replay
 
@@ -355,6 +355,23 @@ def test_a_device_that_is_not_there_is_told_in_one_sentence(device: Device, told
     assert told in str(refused.value)
     assert "--list" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_process_in_anothers_place_begins_as_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance, "find_device", lambda device: Opened("none", RATE, 1, 1, "none"))
+    monkeypatch.setattr(os, "execv", lambda program, arguments: None)
+    wanted: Changes = {"voice": "bank_a", "pitch_shift": 3.0, "mix": 0.5, "bypass": True, "ramp_ms": 400.0, "chain": CHAIN}
+
+    def begun() -> performance.Performance:
+        return performance.Performance(Device(), voice="delay512", numbers={}, tell=lambda sentence: None)
+
+    first = begun()
+    for name, value in wanted.items():
+        first.surface.change({name: value})
+    first.restart_process()
+    second = begun()
+    assert {name: second.surface.value(name) for name in wanted} == wanted
+    second.close()
 
 
 def arrays_of(root: object) -> dict[int, int]:
