@@ -214,8 +214,9 @@ class MidiControl:
             with self._told():
                 if not self._learned(message):
                     moved |= self._obey(message, before)
-        if moved:
-            self._surface.change(moved)
+        for name, value in moved.items():
+            with self._told():  # each alone: what is refused must not take along what else moved
+                self._surface.change({name: value})
 
     def _learned(self, message: Message) -> bool:
         """Whether the message was the touch that a lesson waited for."""
