@@ -102,7 +102,7 @@ class Performance:
                 recorder = TakeRecorder(_free(record) if state else record, path)
                 stack.callback(recorder.close)
             self._recorder = recorder
-            self._problem_told = False
+            self._problem_told = ""
             self.page = None
             if web is not None:
                 # The pages that are open know the token of the process whose place this one took.
@@ -162,10 +162,10 @@ class Performance:
         self.host.watch(ended)
 
     def _tell_problem(self) -> None:
-        """That nothing is recorded any more is told when it happens, while something can be done about it; and once."""
+        """What is not recorded any more is told when it happens, while something can be done about it; and once."""
         recorder = self._recorder
-        if recorder is not None and recorder.problem and not self._problem_told:
-            self._problem_told = True
+        if recorder is not None and recorder.problem != self._problem_told:
+            self._problem_told = recorder.problem
             self._tell(recorder.problem)
 
     def _load_voices(self) -> None:

@@ -129,6 +129,28 @@ def test_when_the_disk_is_full_what_was_recorded_until_then_is_complete(tmp_path
     np.testing.assert_array_equal(replay(read_timeline(recorder.timeline_target), dry[0]), wet)
 
 
+def test_of_more_gestures_than_can_be_read_the_sound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three numbers that glide all the time are a million in half an hour."""
+    monkeypatch.setattr(take, "MOST_EVENTS", 100)
+    monkeypatch.setattr(take, "WRITE_SECONDS", 0.001)
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 512, 1)
+    (tmp_path / "take.json").write_text("of the evening before")
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x, out = np.random.default_rng(1).uniform(-0.5, 0.5, 512).astype(np.float32), np.empty((1, 512), np.float32)
+    end = time.monotonic() + 60
+    while not recorder.problem:
+        assert time.monotonic() < end
+        path.post(path.ready({"mix": 0.5}))
+        path.process(x, out)
+        recorder.push(x, out)
+    until = recorder.samples
+    recorder.push(x, out)
+    recorder.close()
+    assert recorder.problem == f"{recorder.timeline_target} will be missing: there were more than 100 gestures"
+    assert until < recorder.samples == read_audio(recorder.target).shape[1] == read_audio(recorder.dry_target).shape[1]
+    assert not recorder.timeline_target.exists()
+
+
 def test_as_many_gestures_as_are_written_can_be_read() -> None:
     longest = Event(time=123_456.78901234567, address="/vc/formant", value=-11.123456789012345)
     written = Timeline(sample_rate=RATE, events=(longest,) * 1000).model_dump_json(indent=1)
