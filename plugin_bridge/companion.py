@@ -91,13 +91,17 @@ class Companion:
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
         self._process = context.Process(target=self._run, args=(theirs, *self._arguments()), daemon=True)
-        with _signals_blocked():
-            self._process.start()
-        theirs.close()
         answer: dict[str, Any] = {"problem": "its server did not start"}
-        with suppress(EOFError, OSError):
-            if connection.poll(START_SECONDS):
-                answer = json.loads(connection.recv_bytes(LONGEST_SAYING))
+        try:
+            with _signals_blocked():
+                self._process.start()
+            theirs.close()
+            with suppress(EOFError, OSError):
+                if connection.poll(START_SECONDS):
+                    answer = json.loads(connection.recv_bytes(LONGEST_SAYING))
+        except BaseException:  # Ctrl-C: the process would come to find nobody there, and say so
+            self._stop()
+            raise
         self._connection = connection
         if "problem" in answer:
             self._stop()
@@ -106,8 +110,9 @@ class Companion:
         self._started(answer)
 
     def _stop(self) -> None:
-        self._process.kill()  # it has nothing to tidy up, and does not hear SIGTERM
-        self._process.join()
+        if self._process.pid is not None:  # it was started
+            self._process.kill()  # it has nothing to tidy up, and does not hear SIGTERM
+            self._process.join()
 
     def _listen(self) -> None:
         while not self._closing.is_set():

@@ -763,6 +763,17 @@ def test_a_server_that_ends_is_started_again_at_the_same_port(stage: Stage) -> N
     assert heard == [("/vc/gain", -4.0)]
 
 
+def test_nothing_is_left_of_a_start_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(connection: object, seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.connection.Connection, "poll", interrupted)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        OscServer(ControlSurface(SignalPath(VoiceConverter("bank_a"), RATE, 256)))
+    assert set(multiprocessing.active_children()) <= before
+
+
 def test_a_server_leaves_the_end_of_all_that_a_service_runs_to_the_performance(stage: Stage) -> None:
     os.kill(server_process(), signal.SIGTERM)
     stage.ping(1)
