@@ -51,7 +51,10 @@ class LiveError(ValueError):
 
 
 class ServerLostError(LiveError):
-    """The JACK server ended. PortAudio ends the process when it is asked to look for another, so that takes a new one."""
+    """The JACK server ended, or does before its stream is open.
+
+    PortAudio ends the process when it is asked to look for another, so that takes a new one.
+    """
 
 
 @dataclass(frozen=True)
@@ -305,7 +308,7 @@ class LiveHost:
     # Every other thread.
 
     def start(self) -> None:
-        """Open the device; LiveError if that fails."""
+        """Open the device; LiveError if that fails, ServerLostError if a JACK server's."""
         # Blocks would wait for the interpreter, and for its collector of garbage.
         self._before.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -340,7 +343,11 @@ class LiveHost:
         except (ValueError, sounddevice.PortAudioError) as error:
             self._close_stream()
             at = f"{self._opened.name} cannot be opened at {self._opened.sample_rate:g} Hz"
-            raise LiveError(f"{at}: {_first_line(error)}") from None
+            problem = f"{at}: {_first_line(error)}"
+            if self._is_jack:
+                self._leave_jack()
+                raise ServerLostError(problem) from None
+            raise LiveError(problem) from None
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -380,10 +387,8 @@ class LiveHost:
 
     def _reopen(self, until: Callable[[], bool]) -> None:
         sounddevice = load_sounddevice()
-        if "JACK" in self._opened.host_api:
-            # PortAudio would wait for ever to close the stream, and abort the process when that ends.
-            self._stream = None
-            atexit.unregister(sounddevice._exit_handler)
+        if self._is_jack:
+            self._leave_jack()
             raise ServerLostError("the JACK server ended")
         self._close_stream()
         while not until() and not self._closing.wait(RETRY_SECONDS):
@@ -400,6 +405,15 @@ class LiveHost:
                 continue
             self._tell(f"{self._opened.name} is back")
             return
+
+    @property
+    def _is_jack(self) -> bool:
+        return "JACK" in self._opened.host_api
+
+    def _leave_jack(self) -> None:
+        """Without a server PortAudio would wait for ever to close the stream, and abort the process when that ends."""
+        self._stream = None
+        atexit.unregister(load_sounddevice()._exit_handler)
 
     def status(self) -> Status:
         """How it is doing now."""

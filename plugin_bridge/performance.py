@@ -13,7 +13,7 @@ from pathlib import Path
 from plugin_bridge.companion import is_loopback
 from plugin_bridge.control import ControlSurface, Status
 from plugin_bridge.converter import Voice, VoiceConverter
-from plugin_bridge.live import Device, LiveError, LiveHost, Opened, find_device, load_sounddevice
+from plugin_bridge.live import Device, LiveError, LiveHost, Opened, ServerLostError, find_device, load_sounddevice
 from plugin_bridge.midi_control import MidiControl
 from plugin_bridge.midi_map import parse_lesson
 from plugin_bridge.osc import OscServer
@@ -136,7 +136,13 @@ class Performance:
     def run(self) -> None:
         """Perform until interrupted; LiveError if the device cannot be opened, ServerLostError if a JACK server ended."""
         self._load_voices()
-        self.host.start()
+        try:
+            self.host.start()
+        except ServerLostError as error:
+            if not self._again:
+                raise LiveError(str(error)) from None
+            self._tell(f"{error}; trying again")  # a server that comes back may end again
+            raise
         status = self.host.status()
         back = " is back" if self._again else ""
         self._tell(f"{status.device}{back}, {status.sample_rate:g} Hz, {_latency(status)}")

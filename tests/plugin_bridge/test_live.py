@@ -1,5 +1,6 @@
 """Live conversion on a real JACK server without a sound card: what is heard, how late, and what it outlives."""
 
+import atexit
 import gc
 import json
 import os
@@ -32,7 +33,17 @@ from dsp.ring import AudioRing
 from plugin_bridge import Board, VoiceConverter, performance
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.demo import demo_phrase
-from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Opened, Overload, find_device
+from plugin_bridge.live import (
+    FREEZE_SECONDS,
+    Clock,
+    Device,
+    LiveError,
+    LiveHost,
+    Opened,
+    Overload,
+    ServerLostError,
+    find_device,
+)
 from plugin_bridge.osc import OscServer
 from plugin_bridge.osc_packets import encode
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
@@ -372,6 +383,25 @@ def test_a_process_in_anothers_place_begins_as_that_ended(monkeypatch: pytest.Mo
     second = begun()
     assert {name: second.surface.value(name) for name in wanted} == wanted
     second.close()
+
+
+@needs_portaudio
+def test_a_server_that_ends_once_more_while_it_comes_back_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that ends while the first process begins is told of, and does not abort that."""
+    monkeypatch.setattr(performance, "find_device", lambda device: Opened("none", RATE, 1, 1, "JACK Audio Connection Kit"))
+    monkeypatch.setattr(performance.Performance, "_load_voices", lambda performance: None)
+    left: list[object] = []
+    monkeypatch.setattr(atexit, "unregister", left.append)
+    for state, raised in (("", LiveError), (json.dumps({"preset": "", "events": [], "token": ""}), ServerLostError)):
+        monkeypatch.setenv(performance.STATE_VARIABLE, state)
+        told: list[str] = []
+        begun = performance.Performance(Device(input="gone"), voice="bank_a", numbers={}, tell=told.append)
+        with pytest.raises(LiveError, match="none cannot be opened at 48000 Hz") as refused:
+            begun.run()
+        begun.close()
+        assert type(refused.value) is raised
+        assert len(told) == (raised is ServerLostError)
+    assert len(left) == 2
 
 
 def arrays_of(root: object) -> dict[int, int]:
