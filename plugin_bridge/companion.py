@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from models.interruption import FROM_TERMINAL, leave_to_parent
+from models.interruption import SIGNALS, leave_to_parent
 
 START_SECONDS = 60.0  # a slow computer imports for long
 RETRY_SECONDS = 1.0
-END_SECONDS = 2.0
 LONGEST_SAYING = 1 << 18  # bytes at once
 # Share of the time that what it says may keep Python busy here: the audio callback needs the interpreter too.
 BUSIEST = 0.05
@@ -91,13 +91,17 @@ class Companion:
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
         self._process = context.Process(target=self._run, args=(theirs, *self._arguments()), daemon=True)
-        with _interrupts_blocked():
-            self._process.start()
-        theirs.close()
         answer: dict[str, Any] = {"problem": "its server did not start"}
-        with suppress(EOFError, OSError):
-            if connection.poll(START_SECONDS):
-                answer = json.loads(connection.recv_bytes(LONGEST_SAYING))
+        try:
+            with _signals_blocked():
+                self._process.start()
+            theirs.close()
+            with suppress(EOFError, OSError):
+                if connection.poll(START_SECONDS):
+                    answer = json.loads(connection.recv_bytes(LONGEST_SAYING))
+        except BaseException:  # Ctrl-C: the process would come to find nobody there, and say so
+            self._stop()
+            raise
         self._connection = connection
         if "problem" in answer:
             self._stop()
@@ -106,10 +110,8 @@ class Companion:
         self._started(answer)
 
     def _stop(self) -> None:
-        self._process.terminate()
-        self._process.join(END_SECONDS)
-        if self._process.exitcode is None:
-            self._process.kill()
+        if self._process.pid is not None:  # it was started
+            self._process.kill()  # it has nothing to tidy up, and does not hear SIGTERM
             self._process.join()
 
     def _listen(self) -> None:
@@ -159,12 +161,13 @@ def is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A process that is started now never hears Ctrl-C, nor that the terminal was closed: it ends with this one."""
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started now hears no Ctrl-C, and nothing else that ends all that a terminal or a service runs."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
+    resource_tracker.ensure_running()  # multiprocessing's own process, whose start would unblock some of them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

@@ -71,6 +71,8 @@ class ControlSurface:
         Called with the changes, in the thread that made them.
     status : callable, optional
         Set by the host: how it is doing.
+    changing : lock
+        Held from `ready` to `post`, by whoever calls both: a voice is made ready for the one that is on, or comes next.
     """
 
     def __init__(self, path: SignalPath, preset: str = "") -> None:
@@ -78,7 +80,7 @@ class ControlSurface:
         self.preset = preset
         self.listeners: list[Callable[[Changes], None]] = []
         self.status: Callable[[], Status] | None = None
-        self._lock = threading.RLock()
+        self.changing = threading.RLock()
         self._values: dict[str, Change] = {name: getattr(path.converter, name) for name in PARAMETERS}
         self._values |= {"ramp_ms": 0.0, "chain": path.chain}
 
@@ -93,12 +95,12 @@ class ControlSurface:
 
     def ready(self, changes: Changes) -> Gesture:
         """See `SignalPath.ready`."""
-        with self._lock:
+        with self.changing:
             return self.path.ready(changes)
 
     def post(self, gesture: Gesture) -> None:
         """Apply a gesture at the start of the next block."""
-        with self._lock:
+        with self.changing:
             self.path.post(gesture)
             self._values |= {name: value for name, value in gesture.changes.items() if name in self._values}
             for listener in self.listeners:
@@ -106,12 +108,12 @@ class ControlSurface:
 
     def change(self, changes: Changes) -> None:
         """Check changes and apply them together at the start of the next block; ValueError or TypeError as `ready`."""
-        with self._lock:
+        with self.changing:
             self.post(self.ready(changes))
 
     def ready_preset(self, name: str) -> Gesture:
         """A preset's changes, ready; PresetError if there is none of this name, or it is not valid."""
-        with self._lock:
+        with self.changing:
             preset = find_preset(name)
             changes: dict[str, Change] = dict(preset.numbers())
             changes["chain"] = preset.chain
@@ -131,7 +133,7 @@ class ControlSurface:
         ValueError, OSError
             If none can: what is wrong with the nearest.
         """
-        with self._lock:
+        with self.changing:
             here = self.preset
             if step > 0:
                 ahead = sorted(presets(), key=lambda name: (name <= here, name))
@@ -184,7 +186,7 @@ class ControlSurface:
 
     def save_preset(self, name: str) -> None:
         """Keep what is on, but for the bypass, as a preset of the user's."""
-        with self._lock:
+        with self.changing:
             values = {number: cast(float, self._values[number]) for number in PRESET_NUMBERS}
             chain = cast("tuple[Effect, ...]", self._values["chain"])
             save_preset(name, make_preset(name, cast("Voice", self._values["voice"]), values, chain))

@@ -311,14 +311,18 @@ class VoiceConverter(AudioEffect):
         model, stream = self._target.pack.stream_model(), self._stream
         return math.ceil(model.lookahead * stream.setup.rate / model.sample_rate) if stream else model.lookahead
 
-    def check_number(self, name: str, number: float) -> None:
-        """ValueError if `pitch_shift` or `formant_shift` would have to wait for the next stream, for lack of latency."""
-        newest = self._newest
+    def check_number(self, name: str, number: float, loaded: LoadedVoice | None = None) -> None:
+        """ValueError if `pitch_shift` or `formant_shift` would have to wait for the next stream, for lack of latency.
+
+        `loaded` is a voice that `load_voice` made ready and that will be taken first.
+        """
+        target = self._target if loaded is None else loaded.target
+        newest = self._newest if loaded is None or loaded.engine is None else loaded.engine
         if not number or name not in SHIFTS or newest is None or self._outdated or not (self._promised or self._running):
             return
         if not newest.serves({name: number}):
             raise ValueError(
-                f"voice {self._target.shown!r} has no {name} of its own, and the stream was prepared without one: set it, or "
+                f"voice {target.shown!r} has no {name} of its own, and the stream was prepared without one: set it, or "
                 f"steer_pitch, before prepare() or reset()"
             )
 

@@ -22,6 +22,7 @@ from dsp.ring import AudioRing
 from dsp.smoothing import add
 from plugin_bridge.control import Status
 from plugin_bridge.doctor import portaudio_remedy, priority_remedy
+from plugin_bridge.engine import HIGHEST_SAMPLE
 from plugin_bridge.priority import hurried_threads, hurry_audio
 from plugin_bridge.signal_path import SignalPath
 from plugin_bridge.voices import voice_text
@@ -50,7 +51,10 @@ class LiveError(ValueError):
 
 
 class ServerLostError(LiveError):
-    """The JACK server ended. PortAudio ends the process when it is asked to look for another, so that takes a new one."""
+    """The JACK server ended, or does before its stream is open.
+
+    PortAudio ends the process when it is asked to look for another, so that takes a new one.
+    """
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,7 @@ class LiveHost:
         self._loads = np.zeros(LOADS, np.float32)
         self._capacity = max(device.block_size, 4096)
         self._source = np.zeros(self._capacity, np.float32)
+        self._broken = np.empty(self._capacity, np.bool_)
         self._wet = np.zeros((opened.outputs, self._capacity), np.float32)
         self._dry = np.zeros(self._capacity, np.float32)
         self._stream: Any = None
@@ -277,8 +282,11 @@ class LiveHost:
 
     def _run(self, indata: NDArray[np.float32], outdata: NDArray[np.float32]) -> None:
         n = indata.shape[0]
-        source, wet = self._source[:n], self._wet[:, :n]
-        source[:] = indata[:, self._opened.inputs - 1]
+        source, broken, wet = self._source[:n], self._broken[:n], self._wet[:, :n]
+        # Here, for all that take it: an effect would keep broken numbers, and the monitor and the recording pass them on.
+        np.clip(indata[:, self._opened.inputs - 1], -HIGHEST_SAMPLE, HIGHEST_SAMPLE, out=source)
+        np.not_equal(source, source, out=broken)  # NaN
+        np.copyto(source, 0.0, where=broken)
         if self.overload.skips():
             self._path.skip(n)
             self.skipped += n
@@ -300,7 +308,7 @@ class LiveHost:
     # Every other thread.
 
     def start(self) -> None:
-        """Open the device; LiveError if that fails."""
+        """Open the device; LiveError if that fails, ServerLostError if a JACK server's."""
         # Blocks would wait for the interpreter, and for its collector of garbage.
         self._before.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -335,7 +343,11 @@ class LiveHost:
         except (ValueError, sounddevice.PortAudioError) as error:
             self._close_stream()
             at = f"{self._opened.name} cannot be opened at {self._opened.sample_rate:g} Hz"
-            raise LiveError(f"{at}: {_first_line(error)}") from None
+            problem = f"{at}: {_first_line(error)}"
+            if self._is_jack:
+                self._leave_jack()
+                raise ServerLostError(problem) from None
+            raise LiveError(problem) from None
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -375,10 +387,8 @@ class LiveHost:
 
     def _reopen(self, until: Callable[[], bool]) -> None:
         sounddevice = load_sounddevice()
-        if "JACK" in self._opened.host_api:
-            # PortAudio would wait for ever to close the stream, and abort the process when that ends.
-            self._stream = None
-            atexit.unregister(sounddevice._exit_handler)
+        if self._is_jack:
+            self._leave_jack()
             raise ServerLostError("the JACK server ended")
         self._close_stream()
         while not until() and not self._closing.wait(RETRY_SECONDS):
@@ -395,6 +405,15 @@ class LiveHost:
                 continue
             self._tell(f"{self._opened.name} is back")
             return
+
+    @property
+    def _is_jack(self) -> bool:
+        return "JACK" in self._opened.host_api
+
+    def _leave_jack(self) -> None:
+        """Without a server PortAudio would wait for ever to close the stream, and abort the process when that ends."""
+        self._stream = None
+        atexit.unregister(load_sounddevice()._exit_handler)
 
     def status(self) -> Status:
         """How it is doing now."""

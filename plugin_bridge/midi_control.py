@@ -214,8 +214,9 @@ class MidiControl:
             with self._told():
                 if not self._learned(message):
                     moved |= self._obey(message, before)
-        if moved:
-            self._surface.change(moved)
+        for name, value in moved.items():
+            with self._told():  # each alone: what is refused must not take along what else moved
+                self._surface.change({name: value})
 
     def _learned(self, message: Message) -> bool:
         """Whether the message was the touch that a lesson waited for."""
@@ -241,7 +242,8 @@ class MidiControl:
         parameter = binding.parameter
         if binding.is_button:
             if on and crossed:
-                self._surface.post(self._pressed(binding))
+                with self._surface.changing:
+                    self._surface.post(self._pressed(binding))
             return {}
         assert parameter is not None, "anything else is a button"
         if parameter.kind == "number":

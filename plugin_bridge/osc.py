@@ -113,7 +113,11 @@ class OscServer:
     def _listen(self, said: tuple[list[int], list[list[Command]], list[str]], connection: Connection) -> None:
         counters, packets, asks = said
         self.counters = Counters(*counters)
-        self._say(connection, [self._do(commands) for commands in packets], asks)
+        results: list[Result] = []
+        for commands in packets:
+            with self._surface.changing:
+                results.append(self._do(commands))
+        self._say(connection, results, asks)
 
     def _do(self, commands: list[Command]) -> Result:
         together: Gesture | None = None

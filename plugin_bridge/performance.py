@@ -13,13 +13,13 @@ from pathlib import Path
 from plugin_bridge.companion import is_loopback
 from plugin_bridge.control import ControlSurface, Status
 from plugin_bridge.converter import Voice, VoiceConverter
-from plugin_bridge.live import Device, LiveError, LiveHost, Opened, find_device, load_sounddevice
+from plugin_bridge.live import Device, LiveError, LiveHost, Opened, ServerLostError, find_device, load_sounddevice
 from plugin_bridge.midi_control import MidiControl
 from plugin_bridge.midi_map import parse_lesson
 from plugin_bridge.osc import OscServer
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import PLAIN_CHAIN, find_preset
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Change, SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import CHAIN, Event, events_of
 from plugin_bridge.voices import find_voice, voices
@@ -102,7 +102,7 @@ class Performance:
                 recorder = TakeRecorder(_free(record) if state else record, path)
                 stack.callback(recorder.close)
             self._recorder = recorder
-            self._problem_told = False
+            self._problem_told = ""
             self.page = None
             if web is not None:
                 # The pages that are open know the token of the process whose place this one took.
@@ -136,7 +136,13 @@ class Performance:
     def run(self) -> None:
         """Perform until interrupted; LiveError if the device cannot be opened, ServerLostError if a JACK server ended."""
         self._load_voices()
-        self.host.start()
+        try:
+            self.host.start()
+        except ServerLostError as error:
+            if not self._again:
+                raise LiveError(str(error)) from None
+            self._tell(f"{error}; trying again")  # a server that comes back may end again
+            raise
         status = self.host.status()
         back = " is back" if self._again else ""
         self._tell(f"{status.device}{back}, {status.sample_rate:g} Hz, {_latency(status)}")
@@ -162,10 +168,10 @@ class Performance:
         self.host.watch(ended)
 
     def _tell_problem(self) -> None:
-        """That nothing is recorded any more is told when it happens, while something can be done about it; and once."""
+        """What is not recorded any more is told when it happens, while something can be done about it; and once."""
         recorder = self._recorder
-        if recorder is not None and recorder.problem and not self._problem_told:
-            self._problem_told = True
+        if recorder is not None and recorder.problem != self._problem_told:
+            self._problem_told = recorder.problem
             self._tell(recorder.problem)
 
     def _load_voices(self) -> None:
@@ -196,7 +202,7 @@ class Performance:
 
     def restart_process(self) -> None:
         """Begin again as a new process that waits for the device, with everything as it is now. Does not return."""
-        values = {name: self.surface.value(name) for name in (*PARAMETERS, "chain")}
+        values = {name: self.surface.value(name) for name in (*PARAMETERS, "ramp_ms", "chain")}
         events = [event.model_dump(mode="json") for event in events_of([(0, values)], 1.0)]
         self.close()
         token = "" if self.page is None else self.page.token
@@ -209,10 +215,12 @@ class Performance:
     def _restore(self, state: str) -> None:
         kept = json.loads(state)
         self.surface.preset = kept["preset"]
+        changes: dict[str, Change] = {}
         for given in kept["events"]:
             event = Event.model_validate_json(json.dumps(given))
             if event.address != CHAIN or event.changes()["chain"] != self.surface.path.chain:
-                self.surface.change(event.changes())
+                changes |= event.changes()
+        self.surface.change(changes)  # together: a shift is for the voice that it comes with
 
 
 def _wait_for(device: Device) -> Opened:

@@ -219,6 +219,7 @@ class SignalPath:
         before, after = split_chain(self.chain)
         self._before.take(self._before.load(before), 0)
         self._after.take(self._after.load(after), 0)
+        self._coming: LoadedVoice | None = None  # the last made ready, which may not be on yet
         self._glides: dict[str, _Glide] = {}
         self._ramp_ms = 0.0
         # Output gain: down on a panic, up when what the converter says is live again.
@@ -255,7 +256,9 @@ class SignalPath:
                 checked[name] = check_number_or_switch(name, value)
         if voice is None:
             for name, number in shifts.items():
-                self.converter.check_number(name, number)
+                self.converter.check_number(name, number, self._coming)
+        else:
+            self._coming = voice
         return Gesture(checked, voice, before, after)
 
     def post(self, gesture: Gesture) -> None:

@@ -15,7 +15,7 @@ from dsp.ring import AudioRing
 from plugin_bridge.files import replacing
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.signal_path import Changes, SignalPath
-from plugin_bridge.timeline import Event, Timeline, events_of
+from plugin_bridge.timeline import MOST_EVENTS, Event, Timeline, events_of
 
 RING_SECONDS = 20.0  # for which a disk may stall
 WRITE_SECONDS = 0.1
@@ -46,7 +46,8 @@ class TakeRecorder:
     lost : int
         Samples that are silence in the files because the disk was too slow.
     problem : str
-        Why nothing more is recorded, if so; on a disk that is full, what was until then is complete.
+        Why nothing more is recorded, if so; on a disk that is full, what was until then is complete. Of more gestures than can be
+        read again none are kept, and the sound is recorded on.
     """
 
     def __init__(self, target: Path, path: SignalPath) -> None:
@@ -60,6 +61,7 @@ class TakeRecorder:
         self._ring = AudioRing(path.channels, int(RING_SECONDS * path.sample_rate))
         start: Changes = {name: getattr(path.converter, name) for name in PARAMETERS}
         self._log: list[tuple[int, Changes]] = [(0, {**start, "chain": path.chain})]
+        self._events = len(start) + 1
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._write)
         self._thread.start()
@@ -90,11 +92,17 @@ class TakeRecorder:
                 while not last:
                     last = self._done.wait(WRITE_SECONDS)
                     self._drain(dry, wet)
+                    if self._events > MOST_EVENTS and not self.problem:
+                        self._log.clear()
+                        self.problem = f"{self.timeline_target} will be missing: there were more than {MOST_EVENTS} gestures"
                     if shutil.disk_usage(self.target.parent).free < RESERVE_BYTES:
                         self.problem = f"{self.target} ends here: the disk is full"
                         break
                 if not self.samples:
                     raise _NothingHeardError
+            if self._events > MOST_EVENTS:
+                self.timeline_target.unlink(missing_ok=True)  # an earlier take's would be taken for this one's
+                return
             events: list[Event] = list(events_of(self._log, self._rate))
             timeline = Timeline(
                 sample_rate=self._rate,
@@ -117,7 +125,10 @@ class TakeRecorder:
 
     def _drain(self, dry: WriteableAudioFile, wet: WriteableAudioFile) -> None:
         while self._path.log:
-            self._log.append(self._path.log.popleft())
+            position, changes = self._path.log.popleft()
+            self._events += len(changes)
+            if self._events <= MOST_EVENTS:
+                self._log.append((position, changes))
         lost, audio = self._ring.pull()
         self.lost += lost
         self.samples += lost + audio.shape[1]

@@ -65,7 +65,7 @@ class Event(Schema):
             return {parameter.name: number >= 0.5 if parameter.kind == "switch" else number}
         elif address == RAMP and number is not None:
             return {"ramp_ms": number}
-        elif address == SKIP and number is not None:
+        elif address == SKIP and number is not None and number >= 0:
             return {"skip": number}
         elif address == PANIC:
             return {"panic": True}
@@ -95,7 +95,8 @@ class Timeline(Schema):
     sample_rate: SampleRate | None = None
     block_size: Annotated[int, Field(ge=0, le=LARGEST_BLOCK)] = 0
     channels: Annotated[int, Field(ge=1, le=2)] = 1
-    events: Annotated[tuple[Event, ...], Field(max_length=MOST_EVENTS, strict=False)] = ()
+    # Of a million that are wrong the first is told: a problem of each would take gigabytes.
+    events: Annotated[tuple[Event, ...], Field(max_length=MOST_EVENTS, strict=False, fail_fast=True)] = ()
 
     def first_voice(self) -> str | dict[str, float] | None:
         """The voice that it begins with, for whose latency a path must be prepared; None if that is left open."""
@@ -163,10 +164,14 @@ def _read_csv(path: Path) -> Timeline:
 
 
 def _csv_events(text: str) -> Iterator[Event]:
+    count = 0
     for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or cells[0].startswith("#") or (number == 1 and cells[0].lower() == "time"):
             continue
+        count += 1
+        if count > MOST_EVENTS:  # told here, before a file of short lines fills the memory
+            raise TimelineError(f"line {number} is one too many, there may be {MOST_EVENTS} events")
         if len(cells) < 2:
             raise TimelineError(f"line {number} must have time, address and value")
         # A mixture has commas of its own.
@@ -186,7 +191,7 @@ def _csv_events(text: str) -> Iterator[Event]:
 def events_of(log: Iterable[tuple[int, Changes]], sample_rate: float) -> Iterator[Event]:
     """A `SignalPath.log` as events."""
     addresses = {name: parameter.osc for name, parameter in PARAMETERS.items()}
-    addresses |= {"panic": PANIC, "chain": CHAIN, "skip": SKIP}
+    addresses |= {"ramp_ms": RAMP, "panic": PANIC, "chain": CHAIN, "skip": SKIP}
     for position, changes in log:
         for name, value in changes.items():
             shown = dict(value) if isinstance(value, Mapping) else value

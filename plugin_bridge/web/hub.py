@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from plugin_bridge.engine import SHIFTS
 from plugin_bridge.preset import PresetError, find_preset, presets
 from plugin_bridge.voices import find_voice, voices
 from plugin_bridge.web.messages import Change, MessageError, read_message
 from plugin_bridge.web.meters import POINT_SECONDS, PitchMeter, level_db
 
+REFUSABLE = {"voice", *SHIFTS}  # though they are in range
 MOST_PAGES = 16
 MESSAGES_PER_SECOND = 60  # of a page; who sends more is read later
 LONGEST_BURST = 60  # messages
@@ -174,8 +176,8 @@ class Hub:
         last = self._commands[-1] if self._commands else None
         if last is None or last["do"] != "change" or last["client"] != client.number:
             return False
-        # A voice goes alone: it may be refused, and other changes must not be refused with it.
-        if message.name not in last["changes"] and "voice" in {message.name, *last["changes"]}:
+        # A voice or a shift goes alone: it may be refused, and other changes must not be refused with it.
+        if message.name not in last["changes"] and not REFUSABLE.isdisjoint({message.name, *last["changes"]}):
             return False
         last["changes"][message.name] = message.value
         return True

@@ -132,9 +132,10 @@ class Page:
     def _listen(self, commands: list[dict[str, Any]], connection: Connection) -> None:
         for command in commands:
             try:
-                gesture = self._surface.ready_command(command)
-                if gesture is not None:
-                    self._surface.post(gesture)
+                with self._surface.changing:
+                    gesture = self._surface.ready_command(command)
+                    if gesture is not None:
+                        self._surface.post(gesture)
             except (ValueError, TypeError, OSError) as error:
                 self._refusals.append({"client": command["client"], "reason": str(error)})
             except Exception as error:  # a defect of ours: said, and survived

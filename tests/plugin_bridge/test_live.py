@@ -1,5 +1,6 @@
 """Live conversion on a real JACK server without a sound card: what is heard, how late, and what it outlives."""
 
+import atexit
 import gc
 import json
 import os
@@ -28,14 +29,25 @@ from pythonosc.osc_message import OscMessage
 from websockets.sync.client import connect
 
 import plugin_bridge
-from plugin_bridge import Board, VoiceConverter
+from dsp.ring import AudioRing
+from plugin_bridge import Board, VoiceConverter, performance
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.demo import demo_phrase
-from plugin_bridge.live import FREEZE_SECONDS, Clock, Device, LiveError, LiveHost, Opened, Overload, find_device
+from plugin_bridge.live import (
+    FREEZE_SECONDS,
+    Clock,
+    Device,
+    LiveError,
+    LiveHost,
+    Opened,
+    Overload,
+    ServerLostError,
+    find_device,
+)
 from plugin_bridge.osc import OscServer
 from plugin_bridge.osc_packets import encode
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Changes, SignalPath
 from plugin_bridge.take import TakeRecorder
 from plugin_bridge.timeline import read_timeline, replay
 
@@ -356,6 +368,42 @@ def test_a_device_that_is_not_there_is_told_in_one_sentence(device: Device, told
     assert "\n" not in str(refused.value)
 
 
+def test_a_process_in_anothers_place_begins_as_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance, "find_device", lambda device: Opened("none", RATE, 1, 1, "none"))
+    monkeypatch.setattr(os, "execv", lambda program, arguments: None)
+    wanted: Changes = {"voice": "bank_a", "pitch_shift": 3.0, "mix": 0.5, "bypass": True, "ramp_ms": 400.0, "chain": CHAIN}
+
+    def begun() -> performance.Performance:
+        return performance.Performance(Device(), voice="delay512", numbers={}, tell=lambda sentence: None)
+
+    first = begun()
+    for name, value in wanted.items():
+        first.surface.change({name: value})
+    first.restart_process()
+    second = begun()
+    assert {name: second.surface.value(name) for name in wanted} == wanted
+    second.close()
+
+
+@needs_portaudio
+def test_a_server_that_ends_once_more_while_it_comes_back_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that ends while the first process begins is told of, and does not abort that."""
+    monkeypatch.setattr(performance, "find_device", lambda device: Opened("none", RATE, 1, 1, "JACK Audio Connection Kit"))
+    monkeypatch.setattr(performance.Performance, "_load_voices", lambda performance: None)
+    left: list[object] = []
+    monkeypatch.setattr(atexit, "unregister", left.append)
+    for state, raised in (("", LiveError), (json.dumps({"preset": "", "events": [], "token": ""}), ServerLostError)):
+        monkeypatch.setenv(performance.STATE_VARIABLE, state)
+        told: list[str] = []
+        begun = performance.Performance(Device(input="gone"), voice="bank_a", numbers={}, tell=told.append)
+        with pytest.raises(LiveError, match="none cannot be opened at 48000 Hz") as refused:
+            begun.run()
+        begun.close()
+        assert type(refused.value) is raised
+        assert len(told) == (raised is ServerLostError)
+    assert len(left) == 2
+
+
 def arrays_of(root: object) -> dict[int, int]:
     """Where in memory the samples of every array lie that an object holds, directly or not."""
     found: dict[int, int] = {}
@@ -400,6 +448,22 @@ def test_the_callback_works_in_the_memory_it_has() -> None:
     assert arrays_of(host) == before
     assert kept < 25 * 50  # some bytes a block are the interpreter's own
     assert peak < 4 * block, "views and numbers pass through, never a block of samples"
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -1e33])
+def test_broken_numbers_from_a_device_are_gone_with_their_block(broken: float) -> None:
+    gate = Effect(plugin="NoiseGate", values={"threshold_db": -60, "attack_ms": 1})
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 256, chain=(gate, *PLAIN_CHAIN))
+    tap = AudioRing(1, RATE)
+    host = LiveHost(Device(), Opened("none", RATE, 1, 1, "none"), path, monitor=0.5, tap=tap, freewheel=True)
+    source = np.random.default_rng(3).uniform(-0.3, 0.3, (400, 256, 1)).astype(np.float32)
+    source[10, 100:110] = broken
+    out = np.empty((256, 1), np.float32)
+    for number in range(len(source)):
+        host._callback(source[number], out, 256, None, None)
+        assert np.isfinite(out).all()
+    assert np.isfinite(tap.pull()[1]).all()
+    assert np.abs(out - 0.5 * source[-1]).max() > 0.1, "the gate never opens again"
 
 
 def test_lost_frames_are_counted_against_the_clock_and_jitter_is_not() -> None:

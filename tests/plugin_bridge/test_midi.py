@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jack_server import jack, jack_server, needs_jack, wait_for
@@ -15,12 +16,12 @@ from jack_server import jack_environment as jack_environment
 from pythonosc.osc_message import OscMessage
 from typer.testing import CliRunner
 
-from plugin_bridge import VoiceConverter
+from plugin_bridge import VoiceConverter, midi_control
 from plugin_bridge.cli import app
 from plugin_bridge.control import ControlSurface
 from plugin_bridge.midi import Message, MidiPort, decode
 from plugin_bridge.midi_control import MidiControl
-from plugin_bridge.midi_map import ADDRESSES, MidiError, make_binding, parse_lesson, read_map
+from plugin_bridge.midi_map import ADDRESSES, Binding, MidiError, make_binding, parse_lesson, read_map, save_map
 from plugin_bridge.osc import OscServer
 from plugin_bridge.osc_packets import encode
 from plugin_bridge.parameters import PARAMETERS
@@ -139,6 +140,23 @@ def test_without_the_library_one_is_told_how_to_get_it(monkeypatch: pytest.Monke
     assert shown.exit_code == 2
     assert "MIDI needs python-rtmidi" in shown.stderr
     assert "install it with: pip install" in shown.stderr
+
+
+def test_what_is_refused_does_not_take_along_what_moved_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [[Message(("control", 1, number), 1.0) for number in (1, 2)]]
+    port = SimpleNamespace(name="virtual", is_there=True, close=lambda: None)
+    port.messages = lambda: waiting.pop() if waiting else []
+    monkeypatch.setattr(midi_control, "MidiPort", lambda wanted: port)
+    file = tmp_path / "midi.json"
+    for number, address in ((1, "/vc/pitch"), (2, "/vc/mix")):
+        save_map(file, read_map(file).bound(Binding(kind="control", channel=1, number=number, address=address)))
+    surface = ControlSurface(SignalPath(VoiceConverter("delay512", mix=0.5), 48_000, 256))
+    told: list[str] = []
+    midi = MidiControl(surface, "virtual", told.append, path=file)
+    wait_for(lambda: surface.value("mix") == 1.0, "mix to be 1")
+    midi.close()
+    assert len(told) == 1
+    assert "'delay512' has no pitch_shift" in told[0]
 
 
 class Desk:

@@ -38,7 +38,7 @@ from plugin_bridge.osc_packets import MalformedPacketError, Message, decode
 from plugin_bridge.oscquery import MOST_CONNECTIONS
 from plugin_bridge.parameters import PARAMETERS
 from plugin_bridge.preset import find_preset, presets
-from plugin_bridge.signal_path import SignalPath
+from plugin_bridge.signal_path import Changes, Gesture, SignalPath
 
 RATE = 48_000
 needs_liblo = pytest.mark.skipif(
@@ -447,6 +447,28 @@ def test_voices_and_presets_in_a_row_are_all_tried(stage: Stage) -> None:
     assert (stage.path.converter.voice, stage.path.converter.pitch_shift) == ("bank_b", 3.0)
 
 
+def test_a_voice_that_others_ask_for_meanwhile_comes_after(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made ready for the one voice does not fit the other: no voice would have been heard any more but that."""
+    ready = stage.path.ready
+    others = [threading.Thread(target=stage.surface.change, args=({"voice": "delay512"},))]
+    begun: list[threading.Thread] = []
+
+    def interrupted(changes: Changes) -> Gesture:
+        gesture = ready(changes)
+        while others:
+            begun.append(others.pop())
+            begun[-1].start()
+            time.sleep(0.2)  # for some blocks
+        return gesture
+
+    monkeypatch.setattr(stage.path, "ready", interrupted)
+    stage.send(packet("/vc/morph", "bank_a", 0.5, "bank_b", 0.5))
+    stage.sync(1)
+    begun[0].join(10)
+    stage.sync(2)
+    assert stage.path.converter.voice == "delay512"
+
+
 def test_touches_and_pages_of_touchosc_are_told_apart_from_its_faders(stage: Stage) -> None:
     for message in (packet("/ping"), packet("/1"), packet("/accxyz", 0.1, 0.2, 0.9), packet("/vc/pitch/n/z", 1.0)):
         stage.send(message)
@@ -739,6 +761,25 @@ def test_a_server_that_ends_is_started_again_at_the_same_port(stage: Stage) -> N
     wait_for(answers, "the server")
     assert stage.server.address == address
     assert heard == [("/vc/gain", -4.0)]
+
+
+def test_nothing_is_left_of_a_start_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(connection: object, seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.connection.Connection, "poll", interrupted)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        OscServer(ControlSurface(SignalPath(VoiceConverter("bank_a"), RATE, 256)))
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_server_leaves_the_end_of_all_that_a_service_runs_to_the_performance(stage: Stage) -> None:
+    os.kill(server_process(), signal.SIGTERM)
+    stage.ping(1)
+    time.sleep(0.1)  # in which its end would be told
+    stage.ping(2)
+    assert stage.told == []
 
 
 def test_a_server_that_hangs_is_ended_with_the_rest(stage: Stage) -> None:

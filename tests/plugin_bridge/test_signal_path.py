@@ -200,6 +200,19 @@ def test_a_voice_of_another_pack_joins_at_a_known_sample() -> None:
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
+def test_a_shift_is_for_the_voice_that_was_asked_for_before_it() -> None:
+    """Though no block came in between that would have it on already."""
+    path = SignalPath(VoiceConverter("delay512"), RATE, 256)
+    run(path, tone(4096), [256])
+    with pytest.raises(ValueError, match="'delay512' has no pitch_shift"):
+        path.ready({"pitch_shift": 3.0})
+    path.post(path.ready({"voice": "bank_a"}))
+    path.post(path.ready({"pitch_shift": 3.0}))
+    path.post(path.ready({"voice": "delay512"}))
+    with pytest.raises(ValueError, match="'delay512' has no pitch_shift"):
+        path.ready({"pitch_shift": 4.0})
+
+
 def test_of_voices_loaded_in_a_row_the_last_is_taken_whether_or_not_the_others_were() -> None:
     for taken in ([], [0], [1], [0, 1]):
         path = SignalPath(VoiceConverter("bank_a"), RATE, None)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from plugin_bridge import VoiceConverter, take
+from plugin_bridge import VoiceConverter, take, timeline
 from plugin_bridge.cli import app
 from plugin_bridge.preset import PLAIN_CHAIN, Effect
 from plugin_bridge.signal_path import SignalPath
@@ -128,6 +129,28 @@ def test_when_the_disk_is_full_what_was_recorded_until_then_is_complete(tmp_path
     np.testing.assert_array_equal(replay(read_timeline(recorder.timeline_target), dry[0]), wet)
 
 
+def test_of_more_gestures_than_can_be_read_the_sound_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three numbers that glide all the time are a million in half an hour."""
+    monkeypatch.setattr(take, "MOST_EVENTS", 100)
+    monkeypatch.setattr(take, "WRITE_SECONDS", 0.001)
+    path = SignalPath(VoiceConverter("bank_a"), RATE, 512, 1)
+    (tmp_path / "take.json").write_text("of the evening before")
+    recorder = TakeRecorder(tmp_path / "take.wav", path)
+    x, out = np.random.default_rng(1).uniform(-0.5, 0.5, 512).astype(np.float32), np.empty((1, 512), np.float32)
+    end = time.monotonic() + 60
+    while not recorder.problem:
+        assert time.monotonic() < end
+        path.post(path.ready({"mix": 0.5}))
+        path.process(x, out)
+        recorder.push(x, out)
+    until = recorder.samples
+    recorder.push(x, out)
+    recorder.close()
+    assert recorder.problem == f"{recorder.timeline_target} will be missing: there were more than 100 gestures"
+    assert until < recorder.samples == read_audio(recorder.target).shape[1] == read_audio(recorder.dry_target).shape[1]
+    assert not recorder.timeline_target.exists()
+
+
 def test_as_many_gestures_as_are_written_can_be_read() -> None:
     longest = Event(time=123_456.78901234567, address="/vc/formant", value=-11.123456789012345)
     written = Timeline(sample_rate=RATE, events=(longest,) * 1000).model_dump_json(indent=1)
@@ -156,6 +179,7 @@ def test_a_performance_that_did_not_begin_leaves_an_earlier_take(tmp_path: Path)
         ("a.json", '{"events": [{"time": 1, "address": "/vc/mix/n", "value": 2}]}', "/vc/mix/n takes 0 to 1, got 2"),
         ("a.json", '{"events": [{"time": 1, "address": "/vc/preset/load", "value": "none"}]}', "no preset is called 'none'"),
         ("a.json", '{"tempo": 120}', "tempo: Extra inputs"),
+        ("a.csv", "0.5,/vc/skip,-48000", "/vc/skip with '-48000.0' is nothing that can be automated"),
         ("a.csv", "one,/vc/pitch,1", "line 1: the time must be a number of seconds, not 'one'"),
         ("a.csv", "1", "line 1 must have time, address and value"),
         ("a.csv", "1,/vc/pitch,nan", "line 1: value"),
@@ -174,6 +198,17 @@ def test_what_is_wrong_in_a_file_is_told_in_one_sentence(tmp_path: Path, name: s
     assert "\n" not in sentence
     result = CliRunner().invoke(app, ["convert", "in.wav", "out.wav", "--automation", str(path)])
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_hostile_file_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Timeline.model_validate_json(json.dumps({"events": [{}] * 1000}))
+    assert {problem["loc"][:2] for problem in refused.value.errors()} == {("events", 0)}
+    table = tmp_path / "a.csv"
+    monkeypatch.setattr(timeline, "MOST_EVENTS", 3)
+    table.write_text("# four\n" + "0,/vc/mix\n" * 4)
+    with pytest.raises(TimelineError, match="line 5 is one too many, there may be 3 events"):
+        read_timeline(table)
 
 
 def test_binary_files_and_missing_ones_are_refused(tmp_path: Path) -> None:

@@ -314,6 +314,17 @@ def test_a_voice_of_too_long_a_latency_is_refused_and_other_changes_are_not(stag
     assert stage.path.converter.voice == "bank_a"
 
 
+def test_a_shift_that_cannot_be_is_refused_and_what_moves_with_it_is_not(stage: Stage, client: Client) -> None:
+    client.send(do="change", name="voice", value="delay512")
+    client.value("voice", "delay512")
+    client.send(do="change", name="mix", value=0.25)
+    client.send(do="change", name="pitch_shift", value=3)
+    client.send(do="change", name="gain_db", value=-12)
+    assert "'delay512' has no pitch_shift" in client.until("refused")["reason"]
+    client.value("gain_db", -12)
+    assert stage.path.converter.mix == 0.25
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
