@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
 from dsp.pitch import PitchTrack, compare_pitch, track_pitch
+from dsp.resampling import HIGHEST_RATE, resample
 from dsp.spectra import Spectrogram, spectrogram
 from plugin_bridge.closeups import CloseUp, draw_close_ups, label
-from plugin_bridge.files import replacing
-from plugin_bridge.recording import BLOCK_SAMPLES, Recording, open_recording
+from plugin_bridge.files import MOST_CHANNELS, replacing
+from plugin_bridge.recording import BLOCK_SAMPLES, Recording, audible, open_recording
 
 EXCERPT_S = 15.0  # of each recording: some 2 MB of the page, and still readable as a picture
 MOST_TAKES = 12  # on one page, which stays below some 50 MB
@@ -233,8 +234,14 @@ def _mono(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _flac(audio: NDArray[np.float32], sample_rate: float) -> bytes:
-    # FLAC: every browser of today plays it, at any rate, and before and after stay in time to the sample.
-    return AudioFile.encode(audio, int(sample_rate), "flac", num_channels=audio.shape[0], bit_depth=16)
+    # FLAC: every browser of today plays it, and before and after stay in time to the sample.
+    rate = int(sample_rate)
+    if audio.shape[0] > MOST_CHANNELS["flac"]:
+        audio = _mono(audio)[None]
+    if rate > HIGHEST_RATE or (rate >= 1 << 16 and rate % 10):  # FLAC counts so high in tens, and not without end
+        audio = np.stack([resample(channel, rate, HIGHEST_RATE) for channel in audible(audio)])
+        rate = HIGHEST_RATE
+    return AudioFile.encode(audio, rate, "flac", num_channels=audio.shape[0], bit_depth=16)
 
 
 def _note_name(midi: int) -> str:
