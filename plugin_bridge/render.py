@@ -379,7 +379,7 @@ class Song:
         self.rate = int(source.sample_rate)
         self.channels = source.channels
         self.samples = analysis.samples
-        self._before = self._after = 0.0  # energy of source and conversion where there is sound
+        self._before = self._after = 0.0  # energy where there is sound: of the source, and of what was made, without the gain
         self._level = decibels(analysis.power)
         self._singing = _singing_db(self._level)
         gate = _gate_db(self._level, self._singing)
@@ -406,7 +406,7 @@ class Song:
 
     @property
     def gain(self) -> float:
-        """Factor that makes the conversion, now that it is done, as loud as its source, within 12 dB."""
+        """Factor that makes what was made, now that it is done, as loud as its source, within 12 dB, the gain apart."""
         return float(np.clip(math.sqrt(self._before / self._after), 1 / MOST_GAIN, MOST_GAIN)) if self._after > 0 else 1.0
 
     def convert(self) -> Generator[Audio]:
@@ -426,6 +426,7 @@ class Song:
                 sung = converted.read(block.shape[1])
                 with self.stages.watch("mixing"):
                     mixed = self.finished(self._put(block, sung, position), block, position)
+                    self._weigh(block, mixed, position)
                 yield mixed
                 position += block.shape[1]
                 self._clock.tell("converting", position / self.samples)
@@ -449,10 +450,16 @@ class Song:
         if not (isinstance(present, float) and present == 1):
             out *= present
             out += (1 - present) * block
-        # Weighted by presence twice: what is silence is none of the loudness.
-        self._before += float(np.square(block * present, dtype=np.float64).sum())
-        self._after += float(np.square(out * present, dtype=np.float64).sum())
         return out
+
+    def _weigh(self, source: Audio, made: Audio, position: int) -> None:
+        """Add up the energies of a block of the source and of what was made of it."""
+        # Weighted by presence twice: what is silence is none of the loudness; nor is what the gate takes away.
+        present = self._at(self._presence, position, source.shape[1])
+        if self._open is not None:
+            present = present * self._at(self._open, position, source.shape[1])
+        self._before += float(np.square(source * present, dtype=np.float64).sum())
+        self._after += float(np.square(made * (present / self._factor), dtype=np.float64).sum())
 
     def _at(self, values: Audio, position: int, count: int) -> Audio | float:
         """Values of frames, on straight lines between them, for samples from `position` on; a number where they are constant."""

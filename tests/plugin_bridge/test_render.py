@@ -337,6 +337,24 @@ def test_what_cannot_be_written_or_mixed_is_refused_before_it_is_heard(tmp_path,
     assert not told
 
 
+def test_what_is_left_of_the_source_keeps_its_balance_with_the_accompaniment(tmp_path):
+    """A voice 9 dB too soft is made louder in a mix; what is mixed into it from its source is not."""
+    soft = SongRenderer(write_song_pack(tmp_path / "soft.voice", {"soft": -9.0}))
+    source = write_audio(tmp_path / "in.wav", 0.5 * phrase(40_000), 40_000)
+    silence = write_audio(tmp_path / "i.wav", np.zeros(100, np.float32), 40_000)
+    sung = read_audio(source)
+    soft.render(source, tmp_path / "out.wav", instrumental=silence, mix=0.0, gain_db=-6.0)
+    assert np.abs(read_audio(tmp_path / "out.wav") - 10 ** (-6 / 20) * sung).max() < 1e-5
+    soft.render(source, tmp_path / "out.wav", instrumental=silence, mix=0.5)
+    assert abs(20 * np.log10(np.std(read_audio(tmp_path / "out.wav")) / np.std(sung))) < 0.3
+    made = []
+    for gate_db in (-90.0, -20.0):  # the latter closes half of the time
+        soft.render(source, tmp_path / "out.wav", instrumental=silence, gate_db=gate_db)
+        made.append(read_audio(tmp_path / "out.wav"))
+    heard = np.abs(made[1]) > 0.01
+    assert 20 * np.log10(np.std(made[1][heard]) / np.std(made[0][heard])) < 1
+
+
 def peak_mib(tmp_path: Path, voice: str, seconds: int) -> float:
     """Memory at most resident in a process that renders so long a recording, in stereo; its length is kept to the sample."""
     source, piece = tmp_path / f"{seconds}.flac", np.concatenate([phrase(44_100, 12), np.zeros(3 * 44_100, np.float32)])
