@@ -601,7 +601,7 @@ def evaluate_voice(
         Path | None, typer.Option(metavar="FOLDER", help="Recordings of the voice itself, best ones it was not trained on.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder to write to; by default evaluation, or evaluation/singing.")
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to; by default evaluation/VOICE, or singing in there.")
     ] = None,
     transpose: Annotated[
         str, typer.Option(metavar="auto|N", help="Semitones; auto moves each recording into the voice's range.")
@@ -636,7 +636,10 @@ def evaluate_voice(
         _refuse(context, ("size", "steps"), "is of the song engine: add --engine song")
     if rooms and refs is None:
         _fail("--rooms needs --refs, the recordings of the voice that likeness in a room is held against")
-    out = out or (Path("evaluation", "singing") if folder is None else Path("evaluation"))  # neither overwrites the other
+    if out is None:  # none overwrites another
+        name = Path(voice).stem if voice.endswith(".voice") else voice
+        out = Path("evaluation", f"{name}-song" if song_table or engine == "song" else name)
+        out = out / "singing" if folder is None else out
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
     from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate

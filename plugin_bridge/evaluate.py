@@ -410,8 +410,10 @@ def evaluate(
 
 
 def conversions(home: Path) -> list[Path]:
-    """Where evaluations in this folder put what they convert: those of recordings, and each row of a song table."""
-    return [home / CONVERTED, *(path for size in get_args(Size) for path in home.glob(f"{size}-*/{CONVERTED}"))]
+    """Where evaluations in this folder and beside it put what they convert: those of recordings, and each row of a song table."""
+    places = [CONVERTED, *(f"{size}-*/{CONVERTED}" for size in get_args(Size))]
+    others = [path for place in places for path in home.resolve().parent.glob(f"*/{place}") if (path.parent / FIGURES).is_file()]
+    return [home / CONVERTED, *(path for place in places[1:] for path in home.glob(place)), *others]
 
 
 def check_kind(out: Path, kind: str) -> None:

@@ -192,6 +192,11 @@ def test_what_other_evaluations_converted_is_neither_a_recording_nor_a_reference
         with pytest.raises(FileError, match="holds no recordings of the target"):
             evaluate(Settings("delay512"), takes, place, refs=out, home=out)
     assert list(audio_below(tmp_path, out / "lhq-2", others=conversions(out))) == [takes / "a.wav"]
+    other = tmp_path / "another"  # an evaluation beside it, as its figures tell
+    for folder in (other, other / "mobile-1"):
+        write(folder / "converted" / "b.wav", song()[:100])
+        (folder / "figures.json").write_text("{}")
+    assert list(audio_below(tmp_path, out, others=conversions(out))) == [takes / "a.wav"]
 
 
 def test_without_references_or_a_quality_model_their_figures_are_left_out(judge, tmp_path):

@@ -97,21 +97,25 @@ def test_without_a_folder_a_synthetic_singer_is_converted_measured_and_shown(mon
     assert page.count('src="data:audio/flac;base64,') == 2
 
 
-def test_neither_kind_of_evaluation_overwrites_the_other(monkeypatch, tmp_path):
-    """By default they have folders of their own; in the same one, the second is refused before the work."""
+def test_no_evaluation_overwrites_another(monkeypatch, tmp_path):
+    """By default both kinds of each voice have folders of their own; in the same one, the other kind is refused before the work."""
     monkeypatch.setattr(singing, "TESTS", ())
-    monkeypatch.setattr(singing, "PHRASE", singing.PHRASE[:2])
+    monkeypatch.setattr(singing, "_shown", lambda converter: None)
+    monkeypatch.setattr(singing, "write_report", lambda *page: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
-    (tmp_path / "evaluation").mkdir()
-    of_recordings = tmp_path / "evaluation" / "figures.json"
+    home = tmp_path / "evaluation" / "delay512"
+    home.mkdir(parents=True)
+    of_recordings = home / "figures.json"
     of_recordings.write_text('{"clips": []}')
-    result = run("evaluate", "delay512")
-    assert result.exit_code == 0, result.stderr
+    for voice in ("delay512", "bank_a"):
+        result = run("evaluate", voice)
+        assert result.exit_code == 0, result.stderr
     assert of_recordings.read_text() == '{"clips": []}'
-    of_singing = tmp_path / "evaluation" / "singing" / "figures.json"
-    assert "findings" in json.loads(of_singing.read_text())
-    for arguments in (["delay512", "--out", "evaluation"], ["delay512", "in", "--out", "evaluation/singing"]):
+    for voice in ("delay512", "bank_a"):
+        of_singing = json.loads((tmp_path / "evaluation" / voice / "singing" / "figures.json").read_text())
+        assert "findings" in of_singing and of_singing["settings"]["voice"] == voice
+    for arguments in (["delay512", "--out", str(home)], ["delay512", "in", "--out", str(home / "singing")]):
         result = run("evaluate", *arguments)
         assert result.exit_code == 2 and "which would be lost: name another folder" in result.stderr
 
