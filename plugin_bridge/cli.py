@@ -674,7 +674,8 @@ def evaluate_voice(
                 advance=lambda done, of: progress.update(task, completed=done, total=of),
             )
     except KeyboardInterrupt:
-        _say(f"interrupted: what was converted so far is in {out}")
+        there = out.is_dir()
+        _say(f"interrupted: what was converted so far is in {out}" if there else "interrupted, before anything was converted")
         raise typer.Exit(INTERRUPTED) from None
     except ImportError as error:
         _fail(f"evaluating needs {error.name}, which is not there; {evaluate_remedy()}")
@@ -730,7 +731,8 @@ def _evaluate_singing(settings: Settings, out: Path) -> None:
         with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
             task = progress.add_task("Evaluating", total=None)
             findings = evaluate_singing(settings, out, advance=lambda done, of: progress.update(task, completed=done, total=of))
-    except KeyboardInterrupt:  # nothing is there so far
+    except KeyboardInterrupt:
+        _say("interrupted, before there were figures")
         raise typer.Exit(INTERRUPTED) from None
     table = _table(*COLUMNS, title=f"{_voice_text(settings.voice)}, {settings.engine} engine, on a synthetic singer")
     for finding in findings:

@@ -262,6 +262,24 @@ def test_what_cannot_be_evaluated_is_told_in_a_sentence(judge, tmp_path, changed
     assert not (tmp_path / "out" / "figures.json").exists()
 
 
+def test_an_interruption_tells_what_is_there(monkeypatch, tmp_path):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plugin_bridge.evaluate.evaluate", interrupted)
+    monkeypatch.setattr("plugin_bridge.singing.evaluate_singing", interrupted)
+    out = tmp_path / "out"
+    for there, folder, sentence in (
+        (False, [tmp_path], "interrupted, before anything was converted"),
+        (True, [tmp_path], f"interrupted: what was converted so far is in {out}"),
+        (True, [], "interrupted, before there were figures"),
+    ):
+        if there:
+            out.mkdir(exist_ok=True)
+        result = run("evaluate", "delay512", *folder, "--out", out)
+        assert result.exit_code == 130 and result.stderr == f"plugin-bridge: {sentence}\n"
+
+
 def test_without_the_extra_one_sentence_says_what_to_install(tmp_path):
     """In a process where Resemblyzer cannot be imported, as after a plain installation."""
     write(tmp_path / "in" / "a.wav", song()[:RATE])
