@@ -20,10 +20,10 @@ State = Literal["ok", "optional", "missing"]
 
 NEEDED = (
     *("numpy", "onnxruntime", "pedalboard", "pydantic", "platformdirs", "pyworld", "matplotlib", "pythonosc"),
-    *("starlette", "uvicorn", "websockets"),
+    *("swift_f0", "starlette", "uvicorn", "websockets"),
 )
 # Distributions are not always called like what one imports.
-DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc", "rtmidi": "python-rtmidi"}
+DISTRIBUTIONS = {"pyworld": "pyworld-prebuilt", "pythonosc": "python-osc", "rtmidi": "python-rtmidi", "swift_f0": "swift-f0"}
 PORTAUDIO_REMEDY = {
     "linux": "install it with: sudo apt-get install libportaudio2 (or your system's package of PortAudio)",
     "darwin": "reinstall sounddevice, whose macOS package brings it: pip install --force-reinstall sounddevice",

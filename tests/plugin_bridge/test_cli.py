@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib.metadata import requires
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from dsp.singer import Note, sing
 from models.pack import PackManifest, VoicePack, write_pack
 from plugin_bridge.cli import _say, app
+from plugin_bridge.doctor import DISTRIBUTIONS, NEEDED
 
 
 def run(*arguments):
@@ -447,6 +449,12 @@ def test_doctor_finds_an_installation_healthy():
     assert result.exit_code == 0, result.stdout
     for word in ("Python", "onnxruntime", "pyworld-prebuilt", "PortAudio", "CPU threads", "Training", "delay512"):
         assert word in result.stdout
+
+
+def test_doctor_looks_for_every_package_that_is_required():
+    named = {DISTRIBUTIONS.get(name, name) for name in NEEDED}
+    required = {re.split("[>=;]", text)[0].strip() for text in requires("plugin_bridge") if "extra ==" not in text}
+    assert required - named == {"rich", "typer", "sounddevice"}  # without two it cannot speak; the third is for live audio alone
 
 
 def test_doctor_finds_a_broken_pack(tmp_path, monkeypatch):
