@@ -129,8 +129,12 @@ FAITHFULNESS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording, what became of it, what was measured, and where in it there are sibilants, plosives and breaths."""
+    """One recording, what became of it, what was measured, and where in it there are sibilants, plosives and breaths.
 
+    `name` is the recording's place in the folder: others in subfolders may be called alike.
+    """
+
+    name: str
     conversion: Conversion
     figures: Figures
     noises: list[Noise]
@@ -165,7 +169,7 @@ class Evaluation:
         """Cells for people: heads, a row for each clip, and the mean; without figures that no clip has."""
         mean = self.mean
         shown = {name: column for name, column in columns.items() if not math.isnan(getattr(mean, name))}
-        rows = [(clip.conversion.source.name, clip.figures) for clip in self.clips]
+        rows = [(clip.name, clip.figures) for clip in self.clips]
         if len(rows) > 1:
             rows.append(("Mean", mean))
         cells = [(label, *(_cell(getattr(figures, name), shown[name][1]) for name in shown)) for label, figures in rows]
@@ -396,13 +400,13 @@ def evaluate(
             if heard and rooms and target is not None:
                 figures = replace(figures, **_rooms(judge, target.speaker, job.source, settings, conversion.transposition))
             noises = find_noises(audio[0], SAMPLE_RATE, judge.pitch(audio[0])) if heard else []
-            clips.append(Clip(conversion, figures, noises))
+            clips.append(Clip(job.source.relative_to(folder).as_posix(), conversion, figures, noises))
         step()
     if not clips:
         raise FileError(problems[0])
     evaluation = Evaluation(clips, problems)
     heard_references = 0 if target is None else target.recordings
-    summary = _as_json(evaluation, settings, folder, heard_references)
+    summary = _as_json(evaluation, settings, heard_references)
     with replacing(out / FIGURES) as file:
         file.write(json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
     _write_page(out / PAGE, evaluation, settings, heard_references)
@@ -486,7 +490,7 @@ def _cell(value: float, form: str) -> str:
     return "-" if math.isnan(value) else form.format(value)
 
 
-def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, references: int) -> dict[str, Any]:
+def _as_json(evaluation: Evaluation, settings: Settings, references: int) -> dict[str, Any]:
     def values(figures: Figures) -> dict[str, float | None]:
         return {name: None if math.isnan(value) else value for name, value in asdict(figures).items()}
 
@@ -502,7 +506,7 @@ def _as_json(evaluation: Evaluation, settings: Settings, folder: Path, reference
         "mean": values(evaluation.mean),
         "clips": [
             {
-                "recording": str(clip.conversion.source.relative_to(folder)),
+                "recording": clip.name,
                 "converted": str(clip.conversion.target),
                 "seconds": clip.conversion.seconds,
                 "transposition": clip.conversion.transposition,
@@ -522,7 +526,7 @@ def _write_page(path: Path, evaluation: Evaluation, settings: Settings, referenc
         shift = settings.pitch_shift + conversion.transposition
         # The page measures pitch itself, with another tracker: below a recording stands that of its picture.
         facts = [(head, cell) for head, cell in zip(rows[0], cells, strict=True) if head not in ("Recording", "Cents")]
-        takes.append(take_from_files(conversion.source.name, conversion.source, conversion.target, shift, facts))
+        takes.append(take_from_files(clip.name, conversion.source, conversion.target, shift, facts))
     voice = settings.voice if isinstance(settings.voice, str) else " + ".join(f"{w:g} {name}" for name, w in settings.voice.items())
     lead = f"{len(evaluation.clips)} recordings converted to {voice}, each against its source"
     lead += f" and {references} references of the target. " if references else ". "

@@ -169,6 +169,9 @@ def test_a_folder_is_converted_measured_and_shown(judge, tmp_path):
     assert (figures["nearer_to_target_than_to_source"], figures["nearer_of"]) == (0, 2)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "0 of 2 conversions are nearer to the target than to their source." in page
+    for name in ("a.wav", "&lt;b&gt;/c.flac"):  # with its folder: there may be another of its name
+        assert f'<th scope="row">{name}</th>' in page and re.search(f"<h2[^>]*>{name}</h2>", page)
+    assert "<b>/c.flac" in result.stdout
     assert "Sibilants, plosives and breath" in page
     for place in ("Sibilant, a.wav, 0:00.0", "Sibilant, c.flac, 0:00.0", "Plosive, a.wav, 0:00.4", "Breath, a.wav, 0:02."):
         assert place in page
