@@ -30,20 +30,20 @@ ONSET_REACH_MS = 15.0  # before and after an onset: in there a burst rises, howe
 def envelope_lag_ms(reference: ArrayLike, audio: ArrayLike, sample_rate: float) -> float:
     """How many ms the logarithm of the energy of `audio` [n] comes after that of `reference` [m], within ±250 ms.
 
-    In whole frames of a ms, where their cross-correlation is highest; NaN if either's level never changes. What is moved
-    out at an end is lost to the sum, so that of a lag between silent ends some 3 ms may be missing, never added.
+    In whole frames of a ms, where their cross-correlation is highest; NaN if either's level never changes, or they are shorter
+    than 250 ms, of which anything fits anywhere. What is moved out at an end is lost to the sum, so that of a lag between silent
+    ends some 3 ms may be missing, never added.
     """
     frame = max(1, round(LAG_FRAME_S * sample_rate))
     first, second = _pair(reference, audio)
     envelopes = [np.log(LAG_FLOOR + _powers(x, frame)) for x in (first, second)]
-    frames = len(envelopes[0])
-    if frames < SMOOTHING_FRAMES or not all(np.ptp(envelope) > 1e-9 for envelope in envelopes):
+    frames, longest = len(envelopes[0]), round(LONGEST_LAG_S / LAG_FRAME_S)
+    if frames < longest or not all(np.ptp(envelope) > 1e-9 for envelope in envelopes):
         return float("nan")
     kernel = np.full(SMOOTHING_FRAMES, 1 / SMOOTHING_FRAMES)
     a, b = (np.convolve(envelope - envelope.mean(), kernel, "same") for envelope in envelopes)
     # Twice the length: what is moved out at one end does not come back at the other.
     correlation = np.fft.irfft(np.fft.rfft(b, 2 * frames) * np.conj(np.fft.rfft(a, 2 * frames)), 2 * frames)
-    longest = min(round(LONGEST_LAG_S / LAG_FRAME_S), frames)
     lags = np.r_[0:longest, -longest:0]
     return float(lags[np.argmax(correlation[lags])]) * 1e3 * frame / sample_rate
 

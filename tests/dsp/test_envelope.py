@@ -55,6 +55,13 @@ def test_what_never_changes_has_no_lag(nothing):
     assert math.isnan(envelope_lag_ms(nothing, sing(PHRASE, RATE).audio[: len(nothing)], RATE))
 
 
+def test_what_is_shorter_than_the_lags_that_are_looked_for_has_none():
+    """A lone breath of 50 ms moved by 28 in the mean of a folder says nothing about when phrases come."""
+    levels = tone(np.random.default_rng(0).uniform(-30, 0, 6))
+    assert not math.isnan(envelope_lag_ms(levels, levels, RATE))
+    assert math.isnan(envelope_lag_ms(levels[: RATE // 5], levels[: RATE // 5], RATE))
+
+
 @pytest.mark.parametrize("level_db", [-75.0, -50.0, -20.0])
 @pytest.mark.parametrize("gain", [0.1, 1.0])
 def test_pauses_are_measured_against_the_phrases_of_the_same_recording(level_db, gain):
