@@ -45,8 +45,12 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first finding of a failed validation as `where: what`, on one line."""
+    """The first finding of a failed validation as `where: what`, on one line, with what is not printable escaped.
+
+    A key that is not known may be anything, and terminals act on some characters.
+    """
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in problem["loc"])[:100]
     what = " ".join(problem["msg"].split()).removeprefix("Value error, ")[:300]
-    return f"{where}: {what}" if where else what
+    sentence = f"{where}: {what}" if where else what
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence)

@@ -101,6 +101,7 @@ CHAIN = [{"plugin": "VoiceConverter"}]
         ({"title": "x", "parameters": {"mix": "1"}}, "parameters.mix"),
         ({"title": "x", "voice": "../../etc/x.voice"}, "voice"),
         ({"title": "x", "colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"title": "x", "\x1b[2J\n": 1}, r"\x1b[2J\n: Extra inputs are not permitted"),
         ({"title": "\x1b[2J"}, "title"),
         ({"title": "x", "format": 2}, "format"),
         ({}, "title: Field required"),
@@ -122,6 +123,7 @@ def test_what_is_wrong_is_told_in_one_sentence(tmp_path: Path, content: object, 
     assert told in sentence
     assert str(path) in sentence
     assert "\n" not in sentence
+    assert sentence.isprintable()  # a terminal acts on what is not
     assert len(sentence) < 700
 
 
