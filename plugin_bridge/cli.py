@@ -1239,17 +1239,19 @@ def _figures(file: Conversion) -> tuple[str, ...]:
 def _write_report(path: Path, done: Sequence[Conversion], voice: str, pitch_shift: float) -> None:
     from plugin_bridge.report import MOST_TAKES, take_from_files, write_report
 
-    rows = [("Recording", *FIGURES), *((file.source.name, *_figures(file)) for file in done)]
+    found = [file.source.name for file in done]
+    names = [str(file.source) if found.count(file.source.name) > 1 else file.source.name for file in done]
+    rows = [("Recording", *FIGURES), *((name, *_figures(file)) for name, file in zip(names, done, strict=True))]
     try:
         takes = [
             take_from_files(
-                file.source.name,
+                name,
                 file.source,
                 file.target,
                 pitch_shift + file.transposition,
                 list(zip(FIGURES, _figures(file), strict=True)),
             )
-            for file in done[:MOST_TAKES]
+            for name, file in zip(names[:MOST_TAKES], done, strict=False)
         ]
         lead = f"Converted to {voice}, with the rate, channels and length the recordings have."
         if len(done) > MOST_TAKES:

@@ -343,6 +343,18 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|https?://""", page)
 
 
+def test_the_report_tells_recordings_of_one_name_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("plugin_bridge.report.draw", lambda take: b"")
+    for name in ("a/lead.wav", "b/lead.wav", "b/high.wav"):
+        write_audio(tmp_path / "in" / name, 0.1)
+    result = run("convert", "in", "out", "--voice", "delay512", "--report", "page.html")
+    assert result.exit_code == 0, result.stderr
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in ("in/a/lead.wav", "in/b/lead.wav", "high.wav"):
+        assert f'<th scope="row">{name}</th>' in page and re.search(f"<h2[^>]*>{name}</h2>", page)
+
+
 def test_a_report_that_cannot_be_written_is_told(tmp_path):
     source = write_audio(tmp_path / "a.wav")
     page = source / "page.html"
