@@ -642,7 +642,7 @@ def evaluate_voice(
         out = out / "singing" if folder is None else out
     from plugin_bridge.convert import Settings
     from plugin_bridge.doctor import evaluate_remedy
-    from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, PAGE, evaluate
+    from plugin_bridge.evaluate import DYNAMICS, LIKENESS, PAGE, PITCH, WORDS, evaluate
     from plugin_bridge.evaluate import FIGURES as MEASURED
     from plugin_bridge.voices import parse_voice
 
@@ -681,8 +681,11 @@ def evaluate_voice(
         _fail(f"evaluating needs {error.name}, which is not there; {evaluate_remedy()}")
     except (ValueError, OSError) as error:
         _fail(str(error))
-    for columns, title in ((LIKENESS, "Likeness and quality"), (FAITHFULNESS, "Pitch, time, dynamics")):
+    tables = ((LIKENESS, "Likeness and quality"), (PITCH, "Pitch and time"), (DYNAMICS, "Dynamics"), (WORDS, "Words"))
+    for columns, title in tables:
         heads, *rows = evaluation.table(columns)
+        if len(heads) == 1 and columns is not LIKENESS:
+            continue  # nothing but names, which stand above
         table = _table(*heads, title=title)
         for column, head in zip(table.columns[1:], heads[1:], strict=True):
             column.header, column.no_wrap = head.replace(" ", "\n"), True  # where it is narrow, names are folded, no numbers

@@ -99,7 +99,7 @@ class Figures:
     reverb_cosine_target: float = math.nan
 
 
-# For people: a figure's head and format, in two tables that a terminal has room for. "Before" is the source itself.
+# For people: a figure's head and format, in tables that a terminal of 80 columns has room for. "Before" is the source itself.
 LIKENESS = {
     "cosine_target": ("To target", "{:.3f}"),
     "source_cosine_target": ("To target before", "{:.3f}"),
@@ -109,22 +109,27 @@ LIKENESS = {
     "dnsmos": ("DNSMOS", "{:.2f}"),
     "source_dnsmos": ("DNSMOS before", "{:.2f}"),
 }
-FAITHFULNESS = {
+PITCH = {
     "pitch_error_cents": ("Cents", "{:.1f}"),
     "octave_errors": ("Octaves", "{:.1%}"),
     "pitch_correlation": ("Pitch r", "{:.3f}"),
     "voicing_agreement": ("Voicing", "{:.3f}"),
     "lag_ms": ("Lag ms", "{:+.1f}"),
+}
+DYNAMICS = {
     "pauses_db": ("Pauses dB", "{:.0f}"),
     "source_pauses_db": ("Pauses before", "{:.0f}"),
     "loudness_correlation": ("Loudness r", "{:.3f}"),
     "onset_rise_ms": ("Rise ms", "{:.1f}"),
     "source_onset_rise_ms": ("Rise before", "{:.1f}"),
+}
+WORDS = {
     "phone_errors": ("Phone errors", "{:.0%}"),
     "world_phone_errors": ("WORLD's", "{:.0%}"),
     "letter_errors": ("Letter errors", "{:.0%}"),
     "world_letter_errors": ("After WORLD", "{:.0%}"),
 }
+FAITHFULNESS = PITCH | DYNAMICS | WORDS
 
 
 @dataclass(frozen=True)

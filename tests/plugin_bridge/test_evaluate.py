@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import onnx
@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from dsp.singer import Note, sing
 from plugin_bridge.cli import app
-from plugin_bridge.convert import Settings
-from plugin_bridge.evaluate import FAITHFULNESS, Judge, conversions, evaluate
+from plugin_bridge.convert import Conversion, Settings
+from plugin_bridge.evaluate import FAITHFULNESS, LIKENESS, Clip, Evaluation, Figures, Judge, conversions, evaluate
 from plugin_bridge.files import FileError, audio_below
 
 RATE = 16_000
@@ -263,6 +263,19 @@ def test_what_cannot_be_evaluated_is_told_in_a_sentence(judge, tmp_path, changed
     assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.stderr
     assert sentence in result.stderr
     assert not (tmp_path / "out" / "figures.json").exists()
+
+
+def test_no_figure_is_cut_off_in_a_terminal_of_80_columns(monkeypatch, tmp_path):
+    figures = Figures(*(k / 7 + 0.0001 for k in range(len(fields(Figures)))))
+    conversion = Conversion(tmp_path / "a.wav", tmp_path / "b.wav", 1, 1, 1.0, 1, 0.0, 0.0, 1.0)
+    found = Evaluation([Clip("a/recording of some length.wav", conversion, figures, [])], [])
+    monkeypatch.setattr("plugin_bridge.evaluate.evaluate", lambda *arguments, **options: found)
+    monkeypatch.setattr("plugin_bridge.cli.WIDE", 80)
+    printed = run("evaluate", "delay512", tmp_path, "--out", tmp_path / "out").stdout.split()
+    for cell in found.table(LIKENESS | FAITHFULNESS)[1][1:]:
+        assert cell in printed
+        printed.remove(cell)
+    assert "some" in printed and "Voicing" in printed
 
 
 def test_an_interruption_tells_what_is_there(monkeypatch, tmp_path):
