@@ -82,6 +82,7 @@ SHARPENING_BANDS = 6.0  # standard deviation of the smoothing, in bands: about a
 EXPAND_BELOW = 32.0 * math.log(10) / 20
 EXPANDED_FROM = -5.75  # speech at a usual level peaks near -2
 LOUDEST_MEMORY = math.exp(-CHUNK / SAMPLE_RATE / 10.0)
+LOUDEST_RISE = 0.1  # in a chunk, 80 dB a second: a syllable is followed, and a bump of the microphone is over before
 
 # Bins come in groups of 32: six reach the 8 kHz of the features, sixteen all but the Nyquist frequency itself.
 ANALYSIS_GROUPS = 6
@@ -303,7 +304,7 @@ class StepGraph(nn.Module):
         gains = warp_gains(torch.clamp(gains, max=GAIN_LIMIT), formant_ratio)
         # What lies below EXPAND_BELOW counts twice. The constant that this takes from all the rest is in `magnitude_bias`.
         above = loudness - EXPANDED_FROM
-        held = torch.maximum(LOUDEST_MEMORY * loudest, above)
+        held = torch.maximum(LOUDEST_MEMORY * loudest, torch.minimum(above, loudest + LOUDEST_RISE))
         loudness = loudness + torch.clamp(above - held, max=-EXPAND_BELOW)
         gains = gains + torch.cat([loudness + voicing_gain(voicing).reshape(2, 1), loudness], 1).reshape(4, 1)
 

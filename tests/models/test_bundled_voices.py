@@ -100,6 +100,20 @@ def test_an_offset_is_no_sound(voice: str) -> None:
     assert level_db(heard) < -65 and abs(heard.mean()) < 1e-5
 
 
+@pytest.mark.parametrize("voice", [*VOICES, "pjs-clear", "kerstin-clear", "alys-clear"])
+def test_a_bump_of_the_microphone_is_over_when_it_is_over(voice: str, song: Song) -> None:
+    """At full scale, 26 dB above the singing: a fifth of a second later the voice is as loud as without, its quiet parts too."""
+    take = song.audio * np.float32(0.05 / np.sqrt(np.mean(np.square(song.audio))))
+    bumped, second = take.copy(), np.arange(RATE // 20) / RATE
+    bumped[RATE : RATE + len(second)] += (np.sin(2 * np.pi * 80 * second) * np.exp(-second / 0.015)).astype(np.float32)
+    levels = [
+        [level_db(frame) for frame in VoiceConverter(voice)(x, RATE)[: 4 * RATE].reshape(-1, RATE // 20)] for x in (take, bumped)
+    ]
+    change = np.subtract(levels[1], levels[0])
+    assert change[20] > 20  # it is heard itself
+    assert np.abs(change[24:]).max() < 2.5
+
+
 @pytest.mark.parametrize("voice", VOICES)
 def test_loudspeakers_are_not_moved_by_what_nobody_hears(voice: str, converted: Callable[..., np.ndarray]) -> None:
     made = converted(voice, pitch_shift=0.0)

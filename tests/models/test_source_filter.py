@@ -141,15 +141,22 @@ def test_formant_ratio_moves_the_envelope_and_one_leaves_it() -> None:
     assert centres[np.argmax(moved)] == pytest.approx(1500, rel=0.06)
 
 
-def test_running_mean_of_all_chunks_is_that_of_one_after_the_other() -> None:
+def test_the_running_mean_is_that_of_the_energies_and_of_none_far_above_them() -> None:
+    """The recursion again, in numpy; the fourth chunk is a bump, 30 dB above the rest."""
+    torch.manual_seed(0)
     mean = features.RunningMean(4)
     mean.prior.copy_(torch.arange(4.0))
-    values, loudness = torch.randn(2, 30, 4), torch.randn(2, 30, 1) - 2
-    state, stepped = torch.zeros(2, 5), []
+    values, loudness = torch.randn(2, 30, 4), 0.3 * torch.randn(2, 30, 1) - 4
+    loudness[:, 3] += 3.45
+    memory = np.exp(-512 / 48_000 / 2)
+    total, heard, wanted = np.zeros((2, 4)), np.zeros((2, 1)), []
     for k in range(30):
-        now, state = mean(values[:, k], loudness[:, k], state)
-        stepped.append(now)
-    np.testing.assert_allclose(mean.sequence(values, loudness), torch.stack(stepped, 1), atol=1e-4)
+        energy = np.exp(2 * loudness[:, k].numpy())
+        weight = np.minimum(energy, 10 * (1 - memory) * (heard + 0.4))
+        assert (weight < 0.4 * energy).all() if k == 3 else (weight == energy).all(), k
+        total, heard = memory * total + weight * values[:, k].numpy(), memory * heard + weight
+        wanted.append((total + 1e-4 * np.arange(4)) / (heard + 1e-4))
+    np.testing.assert_allclose(mean.sequence(values, loudness), np.stack(wanted, 1), atol=1e-4)
 
 
 def test_a_louder_take_has_the_same_shape() -> None:
