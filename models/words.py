@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.replacing import replacing
 from models.source_filter.data import Clip, Recordings
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 from models.whisper import RATE, BandPower, Whisper
@@ -150,9 +151,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     mean, basis = derive(Recordings(arguments.work / "audio"), arguments.seed)
-    partial = arguments.out.with_suffix(".partial.npz")
-    np.savez_compressed(partial, mean=mean.astype(np.float16), basis=basis.astype(np.float16))
-    partial.replace(arguments.out)
+    with replacing(arguments.out) as file:
+        np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, DEVICES, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
@@ -52,7 +52,6 @@ from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss
 from models.source_filter.adversarial import into_range, makers_losses
 from models.source_filter.data import read_table
-from models.source_filter.train import save
 from models.words import CHANNELS, Words, distance, misheard, said
 
 NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel

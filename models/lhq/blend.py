@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.blending import between, blend_arguments
-from models.checkpoint import read_checkpoint
-from models.source_filter.train import save
+from models.checkpoint import read_checkpoint, save
 
 MODULES = ("denoiser", "conditioner")
 

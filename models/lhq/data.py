@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from models.lhq.features import BANDS, FLOOR, content_features, loudness
 from models.lhq.mel import DEFAULT, log_mel, normalise
 from models.lhq.others import OtherVoices, key_shifted
+from models.replacing import replacing
 from models.source_filter.data import Recordings
 from models.source_filter.features import HOP as TRACK_HOP
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
@@ -111,9 +111,8 @@ def pack_features(
             report(number + 1, len(recordings.clips))
     for file in files:
         file.close()
-    partial = out / "index.json.partial"
-    partial.write_text(json.dumps([asdict(take) for take in takes], indent=0))
-    os.replace(partial, out / "index.json")
+    with replacing(out / "index.json") as index:
+        index.write(json.dumps([asdict(take) for take in takes], indent=0).encode())
 
 
 class Takes:

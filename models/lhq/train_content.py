@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dsp.mel import mel_centres
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, DEVICES, half_precision, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
@@ -34,7 +34,7 @@ from models.lhq.mel import FLOOR as MEL_FLOOR
 from models.lhq.others import OtherVoices
 from models.source_filter.data import Recordings, pack, read_corpora, read_table
 from models.source_filter.disturb import disturb
-from models.source_filter.train import save, schedule
+from models.source_filter.train import schedule
 from models.source_filter.weights import load_checkpoint, load_trained
 
 CHECKPOINT = "content.pt"

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
@@ -36,8 +36,8 @@ from models.lhq.evolution import Action, LatencyTable, apply, choose, measure_la
 from models.lhq.objectives import Task, denoising, distillation_loss, spread_times, teaching_loss
 from models.lhq.train_content import CHECKPOINT as CONTENT
 from models.lhq.train_content import ContentTraining, Heard, hear, mel_loss
+from models.replacing import replacing
 from models.source_filter.data import read_table
-from models.source_filter.train import save
 
 CHECKPOINT = "denoiser.pt"
 TRACE = "evolution.json"
@@ -379,7 +379,8 @@ def fit(
                 save(end_of(phase, work), run.state())
             run.phase, run.step, losses = run.phase + 1, 0, []
         save(work / CHECKPOINT, run.state())
-        (work / TRACE).write_text(json.dumps(run.trace(), indent=1))
+        with replacing(work / TRACE) as file:
+            file.write(json.dumps(run.trace(), indent=1).encode())
 
 
 def go_back(run: Run, work: Path, steps: int, conditioner: Conditioning) -> None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsp.f0 import refined
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.mel import log_mel, normalise
@@ -36,7 +36,7 @@ from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter import features as source
 from models.source_filter.adversarial import Judges
 from models.source_filter.data import Recordings
-from models.source_filter.train import save, schedule, spectral_loss
+from models.source_filter.train import schedule, spectral_loss
 
 Floats = NDArray[np.float32]
 

@@ -19,6 +19,7 @@ from torch import nn
 from models.lhq.content import Conditioning, ContentConfig
 from models.lhq.denoiser import Denoiser, DenoiserConfig
 from models.lhq.vocoder import Vocoder, VocoderConfig
+from models.replacing import replacing
 from models.source_filter.adversarial import Judges
 
 BASE_FILE = "base.npz"
@@ -69,9 +70,8 @@ def save_base(base: Base, path: Path) -> None:
         for part, network in base.networks().items()
         for name, value in network.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=np.array(json.dumps(about)), **arrays)
-    partial.replace(path)
+    with replacing(path) as file:
+        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
 
 def load_base(path: Path | None = None) -> Base:

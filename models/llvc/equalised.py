@@ -24,7 +24,7 @@ from pedalboard.io import AudioFile
 from dsp.equaliser import RATE, equalised, equaliser_db, long_term_spectrum_db
 from models.equaliser import spectra
 from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, TRAINING, VALIDATION
-from models.llvc.train import replace_file
+from models.replacing import replacing
 
 RATES = (RATE, 48_000)  # of pairs: those of LLVC's variants
 HIGHEST_PEAK = 0.99
@@ -42,12 +42,8 @@ def read(path: Path) -> tuple[NDArray[np.float32], int]:
 
 def write(path: Path, audio: NDArray[np.float32], rate: int) -> None:
     """16 bits, beside first and then renamed."""
-
-    def beside(partial: Path) -> None:
-        with partial.open("wb") as stream, AudioFile(stream, "w", rate, 1, bit_depth=16, format="wav") as file:
-            file.write(audio[None])
-
-    replace_file(path, beside)
+    with replacing(path) as stream, AudioFile(stream, "w", rate, 1, bit_depth=16, format="wav") as file:
+        file.write(audio[None])
 
 
 def equalise(target: list[NDArray[np.float64]], pairs: Path, out: Path) -> int:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsp.mel import hz_to_mel, mel_to_hz
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
@@ -42,7 +42,7 @@ from models.source_filter.disturb import disturb
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE, frame, split_loudness
 from models.source_filter.network import Network
 from models.source_filter.train import CHECKPOINT as PLAIN
-from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
+from models.source_filter.train import SETTLING, Trainer, TrainingConfig, spectral_loss, stage_parser
 from models.source_filter.weights import Trained, load_checkpoint, load_trained
 from models.whisper import BandPower
 from models.words import CHANNELS, FRAME_S, Words, WordsLost, distance, said

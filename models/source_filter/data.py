@@ -7,7 +7,6 @@ SwiftF0 over the whole file; the converter's own causal tracker takes its place 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from pedalboard.io import AudioFile
 from swift_f0 import SwiftF0
 
 from dsp.f0 import fill_unvoiced
+from models.replacing import replacing
 from models.samples_present import samples_present
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
@@ -155,9 +155,8 @@ class Packer:
         self._audio.close()
         self._f0.close()
         if error is None:
-            partial = self._out / "index.json.partial"
-            partial.write_text(json.dumps([asdict(clip) for clip in self.clips], indent=0))
-            os.replace(partial, self._out / "index.json")
+            with replacing(self._out / "index.json") as file:
+                file.write(json.dumps([asdict(clip) for clip in self.clips], indent=0).encode())
 
     def add(
         self,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.replacing import replacing
 from models.source_filter.features import HOP, SAMPLE_RATE
 
 # What is ready after n samples is the pitch at n - TARGET_DELAY: the centre of the converter's synthesis frame.
@@ -248,9 +249,8 @@ def _power(frames: Tensor, table: Tensor) -> Tensor:
 def save_tracker(tracker: PitchTracker, path: Path) -> None:
     """Write the weights as half precision arrays (`.npz`), beside first and then renamed."""
     arrays = {name: value.detach().numpy().astype(np.float16) for name, value in tracker.state_dict().items()}
-    part = path.with_name(path.name + ".part.npz")
-    np.savez(part, **arrays)
-    part.replace(path)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def load_tracker(path: Path | None = None) -> PitchTracker:

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
@@ -179,13 +177,6 @@ class Trainer(nn.Module):
 def schedule(done: float, step: int) -> float:
     """Factor of the learning rate: up over 200 steps, level, and down to a twentieth over the last third of the run."""
     return min(1.0, (step + 1) / 200) * max(0.05, min(1.0, 3 * (1 - done)))
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
 
 
 def fit(

@@ -12,7 +12,6 @@ an unbroken one.
 
 import argparse
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -30,7 +29,8 @@ from torch.nn import functional
 
 from dsp.pitch import track_pitch
 from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.replacing import replacing
 from models.source_filter.data import audio_files, load_mono
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
@@ -95,9 +95,8 @@ class Corpus:
         return Corpus(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
     def save(self, path: Path) -> None:
-        part = path.with_name(path.name + ".part.npz")
-        np.savez(part, audio=self.audio, bins=self.bins, voicing=self.voicing, weight=self.weight)
-        part.replace(path)
+        with replacing(path) as file:
+            np.savez(file, audio=self.audio, bins=self.bins, voicing=self.voicing, weight=self.weight)
 
     @staticmethod
     def load(path: Path) -> "Corpus":
@@ -337,9 +336,7 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
             print(f"step {step + 1}  {figures}  {(now - logged) / 100:.2f} s a step, {left:.0f} min left", flush=True)
             sums, logged = np.zeros(3), now
         if time.monotonic() - kept > CHECKPOINT_S or step + 1 == steps:
-            part = checkpoint.with_name("checkpoint.pt.part")
-            torch.save({"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
-            os.replace(part, checkpoint)
+            save(checkpoint, {"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
             save_tracker(tracker, out)
             kept = time.monotonic()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import restoring
+from models.replacing import replacing
 from models.source_filter.network import Network, NetworkConfig
 
 BASE_FILE = "base.npz"
@@ -30,9 +31,8 @@ def save_trained(trained: Trained, path: Path) -> None:
     """Write beside, then rename."""
     arrays = {name: value.numpy().astype(np.float16) for name, value in trained.network.state_dict().items()}
     about = json.dumps({"config": asdict(trained.network.config), "voices": trained.voices})
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=np.array(about), prior=trained.prior.numpy(), **arrays)
-    partial.replace(path)
+    with replacing(path) as file:
+        np.savez_compressed(file, about=np.array(about), prior=trained.prior.numpy(), **arrays)
 
 
 def load_checkpoint(path: Path) -> Trained:
