@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.command import run
 from models.replacing import replacing
 from models.source_filter.data import Clip, Recordings
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

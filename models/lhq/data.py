@@ -21,7 +21,7 @@ from models.lhq.features import BANDS, FLOOR, content_features, loudness
 from models.lhq.mel import DEFAULT, log_mel, normalise
 from models.lhq.others import OtherVoices, key_shifted
 from models.replacing import replacing
-from models.source_filter.data import Recordings
+from models.source_filter.data import INDEX, Recordings, read_index
 from models.source_filter.features import HOP as TRACK_HOP
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 
@@ -111,7 +111,7 @@ def pack_features(
             report(number + 1, len(recordings.clips))
     for file in files:
         file.close()
-    with replacing(out / "index.json") as index:
+    with replacing(out / INDEX) as index:
         index.write(json.dumps([asdict(take) for take in takes], indent=0).encode())
 
 
@@ -123,7 +123,7 @@ class Takes:
 
     def __init__(self, packed: Path, silence: NDArray[np.float32] | None = None) -> None:
         self._silence = np.full(BANDS, SILENCE, np.float32) if silence is None else silence
-        self.takes = [Take(**entry) for entry in json.loads((packed / "index.json").read_text())]
+        self.takes = read_index(packed, Take)
         self.voices = list(dict.fromkeys(t.speaker for t in self.takes if t.target))
         self.speakers = self.voices + list(dict.fromkeys(t.speaker for t in self.takes if not t.target))
 

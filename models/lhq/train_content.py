@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dsp.mel import mel_centres
 from models.checkpoint import restoring, save
+from models.command import count, run
 from models.device import CPU, DEVICES, half_precision, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
@@ -32,7 +33,7 @@ from models.lhq.features import FLOOR
 from models.lhq.mel import DEFAULT
 from models.lhq.mel import FLOOR as MEL_FLOOR
 from models.lhq.others import OtherVoices
-from models.source_filter.data import Recordings, pack, read_corpora, read_table
+from models.source_filter.data import INDEX, Recordings, pack, read_corpora, read_settings
 from models.source_filter.disturb import disturb
 from models.source_filter.train import schedule
 from models.source_filter.weights import load_checkpoint, load_trained
@@ -266,9 +267,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the song engine's content encoder and condition network.")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the corpora")
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
-    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=count, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     parser.add_argument("--others", type=Path, help="checkpoint of the stream engine with all its speakers (default: the base)")
     arguments = parser.parse_args()
@@ -286,8 +287,8 @@ def main() -> None:
             flush=True,
         )
 
-    config = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-    if not (arguments.work / "packed" / "index.json").exists():
+    config = read_settings(ContentTraining, Path(__file__).with_name("content.toml"), "training")
+    if not (arguments.work / "packed" / INDEX).exists():
         pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
         stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
         others = OtherVoices(stream, config.seed)
@@ -300,4 +301,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

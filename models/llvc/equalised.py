@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
 from dsp.equaliser import RATE, equalised, equaliser_db, long_term_spectrum_db
+from models.command import run
 from models.equaliser import spectra
 from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, TRAINING, VALIDATION
 from models.replacing import replacing
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

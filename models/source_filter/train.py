@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.checkpoint import restoring, save
+from models.command import count, run
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
-from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
+from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_settings
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
@@ -282,8 +283,8 @@ def stage_parser(description: str, steps: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=count, default=steps)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     return parser
 
@@ -294,7 +295,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
-    config = TrainingConfig(**read_table(arguments.recipe, "training"))
+    config = read_settings(TrainingConfig, arguments.recipe, "training")
     began = time.monotonic()
 
     def report(progress: TrainingProgress) -> None:
@@ -309,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

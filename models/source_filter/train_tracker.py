@@ -30,6 +30,7 @@ from torch.nn import functional
 from dsp.pitch import track_pitch
 from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
 from models.checkpoint import restoring, save
+from models.command import count, run
 from models.replacing import replacing
 from models.source_filter.data import audio_files, load_mono
 from models.source_filter.features import HOP, SAMPLE_RATE
@@ -504,8 +505,8 @@ def main() -> None:
     training.add_argument("--data", type=Path, nargs="+", required=True, help="folders of recordings of single voices")
     training.add_argument("--out", type=Path, required=True, help="where to write the weights (.npz)")
     training.add_argument("--cache", type=Path, default=None, help="labels and checkpoint (default: beside --out)")
-    training.add_argument("--steps", type=int, default=3500)
-    training.add_argument("--batch", type=int, default=20)
+    training.add_argument("--steps", type=count, default=3500)
+    training.add_argument("--batch", type=count, default=20)
     training.add_argument("--rate", type=float, default=3e-3)
     training.add_argument("--seed", type=int, default=0)
     testing = commands.add_parser("evaluate", help="compare with SwiftF0 and Harvest where these two agree, or with truth")
@@ -525,4 +526,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
