@@ -31,6 +31,7 @@ from dsp.pitch import track_pitch
 from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
 from models.checkpoint import restoring, save
 from models.command import count, run
+from models.interruption import Interruption
 from models.replacing import replacing
 from models.source_filter.data import audio_files, load_mono
 from models.source_filter.features import HOP, SAMPLE_RATE
@@ -204,8 +205,11 @@ def synthesise(rng: Generator, seconds: float = 2.0) -> Corpus:
     )
 
 
-def build_corpus(folders: Iterable[Path], cache: Path, seed: int) -> tuple[Corpus, Corpus]:
-    """Labelled recordings and synthetic voices, made once and kept in `cache`."""
+def build_corpus(folders: list[Path], cache: Path, seed: int) -> tuple[Corpus, Corpus]:
+    """Labelled recordings and synthetic voices, made once and kept in `cache`.
+
+    Raises ValueError, one sentence, where a folder holds nothing to train with.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     real_file, synthetic_file = cache / "recordings.npz", cache / "synthetic.npz"
     if not real_file.exists():
@@ -213,10 +217,14 @@ def build_corpus(folders: Iterable[Path], cache: Path, seed: int) -> tuple[Corpu
         parts: list[Corpus] = []
         for folder in folders:
             files = [path for i, path in enumerate(audio_files(folder)) if not is_held_out(i, path)]
+            if not files:
+                raise ValueError(f"expected recordings in {folder}, found none besides those that are held out")
             for i, path in enumerate(files):
                 parts.extend(label_recording(detector, load_mono(path), rng))
                 if i % 100 == 0:
                     print(f"labelling {folder.name}: {i + 1} of {len(files)}", flush=True)
+        if not parts:
+            raise ValueError(f"expected a voice in the recordings of {', '.join(map(str, folders))}, found no pitch anywhere")
         Corpus.join(parts).save(real_file)
     if not synthetic_file.exists():
         rng = np.random.default_rng([seed, 2])
@@ -311,35 +319,43 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
     torch.manual_seed(seed)
     tracker = PitchTracker().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(tracker.parameters(), lr=rate, weight_decay=1e-4)
-    checkpoint, first = cache / "checkpoint.pt", 0
+    checkpoint, step = cache / "checkpoint.pt", 0
     if checkpoint.exists():
         with restoring(checkpoint) as saved:
             tracker.load_state_dict(saved["tracker"])
             optimizer.load_state_dict(saved["optimizer"])
-            first = saved["step"]
-        print(f"going on from step {first}", flush=True)
-    started = logged = kept = time.monotonic()
+            step = saved["step"]
+        print(f"going on from step {step}", flush=True)
+
+    def write() -> None:
+        save(checkpoint, {"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+        save_tracker(tracker, out)
+
+    began = logged = kept = time.monotonic()
+    first = told = step
     sums, names = np.zeros(3), ("pitch", "distance", "voicing")
-    for step in range(first, steps):
-        warm, progress = min(1.0, (step + 1) / 200), step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
-        terms = loss_terms(tracker, *draw(real, synthetic, batch, np.random.default_rng([seed, 3, step])))
-        optimizer.zero_grad(set_to_none=True)
-        (terms[0] + DISTANCE_WEIGHT * terms[1] + terms[2]).backward()
-        torch.nn.utils.clip_grad_norm_(tracker.parameters(), 1.0)
-        optimizer.step()
-        sums += [float(term.detach()) for term in terms]
-        if (step + 1) % 100 == 0:
-            now = time.monotonic()
-            left = (steps - step - 1) * (now - started) / (step + 1 - first) / 60
-            figures = "  ".join(f"{name} {v:.3f}" for name, v in zip(names, sums / 100, strict=True))
-            print(f"step {step + 1}  {figures}  {(now - logged) / 100:.2f} s a step, {left:.0f} min left", flush=True)
-            sums, logged = np.zeros(3), now
-        if time.monotonic() - kept > CHECKPOINT_S or step + 1 == steps:
-            save(checkpoint, {"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
-            save_tracker(tracker, out)
-            kept = time.monotonic()
+    with Interruption() as interruption:
+        while step < steps and not interruption.came:
+            warm, progress = min(1.0, (step + 1) / 200), step / steps
+            for group in optimizer.param_groups:
+                group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+            terms = loss_terms(tracker, *draw(real, synthetic, batch, np.random.default_rng([seed, 3, step])))
+            optimizer.zero_grad(set_to_none=True)
+            (terms[0] + DISTANCE_WEIGHT * terms[1] + terms[2]).backward()
+            torch.nn.utils.clip_grad_norm_(tracker.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            sums += [float(term.detach()) for term in terms]
+            if step % 100 == 0 or step == steps:
+                now, taken = time.monotonic(), step - told
+                left = (steps - step) * (now - began) / (step - first) / 60
+                figures = "  ".join(f"{name} {v:.3f}" for name, v in zip(names, sums / taken, strict=True))
+                print(f"step {step}  {figures}  {(now - logged) / taken:.2f} s a step, {left:.0f} min left", flush=True)
+                sums, logged, told = np.zeros(3), now, step
+            if time.monotonic() - kept > CHECKPOINT_S:
+                write()
+                kept = time.monotonic()
+        write()
 
 
 # ---- evaluation
