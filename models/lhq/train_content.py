@@ -33,7 +33,7 @@ from models.lhq.features import FLOOR
 from models.lhq.mel import DEFAULT
 from models.lhq.mel import FLOOR as MEL_FLOOR
 from models.lhq.others import OtherVoices
-from models.source_filter.data import INDEX, Recordings, pack, read_corpora, read_settings
+from models.source_filter.data import INDEX, Recordings, pack, read_corpora, read_settings, telling
 from models.source_filter.disturb import disturb
 from models.source_filter.train import schedule
 from models.source_filter.weights import load_checkpoint, load_trained
@@ -274,11 +274,7 @@ def main() -> None:
     parser.add_argument("--others", type=Path, help="checkpoint of the stream engine with all its speakers (default: the base)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    began = time.monotonic()
-
-    def packed(done: int, clips: int) -> None:
-        if done % 100 == 0 or done == clips:
-            print(f"packed {done} of {clips} clips, {time.monotonic() - began:.0f} s", flush=True)
+    device = pick_device(arguments.device)
 
     def trained(progress: Progress) -> None:
         print(
@@ -289,15 +285,14 @@ def main() -> None:
 
     config = read_settings(ContentTraining, Path(__file__).with_name("content.toml"), "training")
     if not (arguments.work / "packed" / INDEX).exists():
-        pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
+        pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio", telling("recording"))
         stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
         others = OtherVoices(stream, config.seed)
-        pack_features(Recordings(arguments.work / "audio"), others, arguments.work / "packed", config.seed, packed)
+        pack_features(Recordings(arguments.work / "audio"), others, arguments.work / "packed", config.seed, telling("clip"))
     takes = Takes(arguments.work / "packed")
     if arguments.minutes > 0:
         sizes = ContentConfig(voices=len(takes.speakers))
-        seconds, device = 60 * arguments.minutes, pick_device(arguments.device)
-        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=seconds, device=device)
+        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=60 * arguments.minutes, device=device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -116,7 +117,11 @@ def _settings(kind: type[Settings], table: dict[str, Any], where: str) -> Settin
 
 def read_corpora(recipe: Path) -> list[Corpus]:
     """The `[[corpus]]` tables of a recipe. Raises ValueError as `read_settings`."""
-    return [_settings(Corpus, table, f"the tables corpus in {recipe}") for table in read_table(recipe, "corpus")]
+    corpora = [_settings(Corpus, table, f"the tables corpus in {recipe}") for table in read_table(recipe, "corpus")]
+    for corpus in corpora:
+        if corpus.hold_out < 2:
+            raise ValueError(f"expected a hold_out of at least 2 for {corpus.folder} in {recipe}, got {corpus.hold_out}")
+    return corpora
 
 
 def read_index(packed: Path, kind: type[Entry]) -> list[Entry]:
@@ -225,7 +230,7 @@ class Packer:
 def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Pack the corpora (folders below `root`) into the folder `out`; does nothing if `out` is complete.
 
-    Raises ValueError, one sentence, where a folder has no audio or a file cannot be read.
+    Raises ValueError, one sentence, where a folder has no audio, a file cannot be read, or a voice has too few clips.
     """
     if (out / INDEX).exists():
         return
@@ -248,6 +253,22 @@ def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, in
                 packer.add(audio, np.stack(track_hops(audio, tracker), 1), *about)
             if report:
                 report(done + 1, len(jobs))
+        for corpus in corpora:
+            apart = [clip.held_out for clip in packer.clips if clip.speaker == corpus.voice]
+            if corpus.voice and (all(apart) or not any(apart)):
+                wanted = f"clips of {corpus.voice} to train with, and one in {corpus.hold_out} to hold out"
+                raise ValueError(f"expected {wanted}, found {len(apart)} clips in {root / corpus.folder}")
+
+
+def telling(what: str) -> Callable[[int, int], None]:
+    """What prints now and then how far a packing is, in recordings or whatever `what` is."""
+    began = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        if done % 100 == 0 or done == of:
+            print(f"{what} {done} of {of}, {time.monotonic() - began:.0f} s", flush=True)
+
+    return report
 
 
 class Recordings:

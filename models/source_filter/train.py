@@ -24,7 +24,7 @@ from models.checkpoint import restoring, save
 from models.command import count, run
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
-from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_settings
+from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_settings, telling
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
@@ -294,8 +294,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
-    config = read_settings(TrainingConfig, arguments.recipe, "training")
+    device, config = pick_device(arguments.device), read_settings(TrainingConfig, arguments.recipe, "training")
+    pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed", telling("recording"))
     began = time.monotonic()
 
     def report(progress: TrainingProgress) -> None:
@@ -305,7 +305,6 @@ def main() -> None:
             flush=True,
         )
 
-    device = pick_device(arguments.device)
     fit(Recordings(arguments.work / "packed"), config, arguments.work, arguments.steps, report, device=device)
 
 

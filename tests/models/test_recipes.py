@@ -1,11 +1,14 @@
 """The recipes as programs: what does not do is told in one sentence, before any work."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from pedalboard.io import AudioFile
 
 torch = pytest.importorskip("torch")
 
@@ -15,7 +18,8 @@ from models.lhq import adversarial, train_content, train_denoiser, train_vocoder
 from models.lhq.blend import blend as blend_students  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
 from models.source_filter.bank import read_voices  # noqa: E402
-from models.source_filter.data import Corpus, read_corpora, read_settings  # noqa: E402
+from models.source_filter.data import Corpus, Recordings, pack, read_corpora, read_settings  # noqa: E402
+from models.source_filter.features import SAMPLE_RATE  # noqa: E402
 from models.source_filter.train import TrainingConfig  # noqa: E402
 
 RECIPE = Path(models.source_filter.train.__file__).with_name("bank.toml")
@@ -87,6 +91,9 @@ def test_later_tables_of_a_recipe_tell_what_is_different(tmp_path):
     assert read_settings(Corpus, recipe, "a", "b") == Corpus("x", "z")
     with pytest.raises(ValueError, match=r"the tables corpus in .*mine\.toml, each of its type, but voice: Field required"):
         read_corpora(recipe)
+    recipe.write_text('[[corpus]]\nfolder = "x"\nvoice = "y"\nhold_out = 0\n')
+    with pytest.raises(ValueError, match=r"expected a hold_out of at least 2 for x in .*, got 0"):
+        read_corpora(recipe)
 
 
 def test_the_other_engines_packed_recordings_are_told_from_ours(tmp_path):
@@ -111,3 +118,34 @@ def test_a_card_with_a_slip_says_which(tmp_path):
 def test_networks_of_two_structures_are_not_blended():
     with pytest.raises(ValueError, match="of one structure"):
         between({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, 0.5)
+
+
+def test_a_voice_of_which_nothing_can_be_held_out_is_refused_before_it_is_trained(tmp_path):
+    (tmp_path / "takes").mkdir()
+    for number in (1, 2):
+        with AudioFile(str(tmp_path / "takes" / f"{number}.wav"), "w", SAMPLE_RATE, 1) as file:
+            file.write(np.zeros((1, SAMPLE_RATE), np.float32))
+    out = tmp_path / "packed"
+    with pytest.raises(ValueError, match=r"clips of me to train with, and one in 10 to hold out, found 2 clips in .*takes"):
+        pack(tmp_path, [Corpus("takes", "me")], out)
+    assert not (out / "index.json").exists()
+    pack(tmp_path, [Corpus("takes", "me", hold_out=2)], out)
+    assert [clip.held_out for clip in Recordings(out).clips] == [False, True]
+
+
+@pytest.mark.parametrize("module", [models.source_filter.train, train_content])
+def test_packing_tells_how_far_it_is_and_begins_after_the_recipe_was_read(module, tmp_path, monkeypatch, capsys):
+    def packed(data, corpora, out, report):
+        report(99, 200)
+        report(100, 200)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "pack", packed)
+    arguments = ["train", "--data", str(tmp_path), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(KeyboardInterrupt):
+        module.main()
+    assert re.fullmatch(r"recording 100 of 200, \d+ s\n", capsys.readouterr().out)
+    monkeypatch.setattr(module, "read_settings", lambda *names: read_settings(*names[:2], "nothing"))
+    with pytest.raises(ValueError, match="with a table nothing"):
+        module.main()
