@@ -12,6 +12,8 @@ from pedalboard.io import AudioFile
 
 torch = pytest.importorskip("torch")
 
+from lhq_training import write_takes  # noqa: E402
+
 import models.source_filter.train  # noqa: E402
 from models.blending import between  # noqa: E402
 from models.lhq import adversarial, train_content, train_denoiser, train_vocoder  # noqa: E402
@@ -149,3 +151,13 @@ def test_packing_tells_how_far_it_is_and_begins_after_the_recipe_was_read(module
     monkeypatch.setattr(module, "read_settings", lambda *names: read_settings(*names[:2], "nothing"))
     with pytest.raises(ValueError, match="with a table nothing"):
         module.main()
+
+
+def test_the_content_encoders_training_ends_by_itself(tmp_path, monkeypatch):
+    (tmp_path / "packed").mkdir()
+    write_takes(tmp_path / "packed")
+    taken = []
+    monkeypatch.setattr(train_content, "fit", lambda *told, **more: taken.append(told[4]))
+    monkeypatch.setattr(sys, "argv", ["train_content", "--data", "none", "--work", str(tmp_path)])
+    train_content.main()
+    assert taken == [2_000]  # as many as what is shipped took: presets/README.md
