@@ -33,7 +33,7 @@ from models.checkpoint import restoring, save
 from models.command import count, run
 from models.interruption import Interruption
 from models.replacing import replacing
-from models.source_filter.data import audio_files, load_mono
+from models.source_filter.data import audio_files, load_mono, telling
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
     ANALYSIS_HOP,
@@ -227,8 +227,11 @@ def build_corpus(folders: list[Path], cache: Path, seed: int) -> tuple[Corpus, C
             raise ValueError(f"expected a voice in the recordings of {', '.join(map(str, folders))}, found no pitch anywhere")
         Corpus.join(parts).save(real_file)
     if not synthetic_file.exists():
-        rng = np.random.default_rng([seed, 2])
-        Corpus.join([synthesise(rng) for _ in range(SYNTHETIC_CLIPS)]).save(synthetic_file)
+        rng, tell, made = np.random.default_rng([seed, 2]), telling("synthetic voice"), []
+        for number in range(1, SYNTHETIC_CLIPS + 1):
+            made.append(synthesise(rng))
+            tell(number, SYNTHETIC_CLIPS)
+        Corpus.join(made).save(synthetic_file)
     return Corpus.load(real_file), Corpus.load(synthetic_file)
 
 

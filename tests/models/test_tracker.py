@@ -232,6 +232,7 @@ def test_a_terminated_training_keeps_the_step_under_way(
         train_tracker.train([recordings], out, tmp_path / "cache", steps=4, batch=2, rate=1e-3, seed=3)
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert "synthetic voice 2 of 2, " in capsys.readouterr().out
     assert came == [signal.SIGTERM] and torch.load(tmp_path / "cache" / "checkpoint.pt")["step"] == 1
     monkeypatch.setattr(train_tracker, "draw", draw)
     out.unlink()
