@@ -423,7 +423,7 @@ def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[FloatArray])
 def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[str, float]:
     """The same figures against exactly known pitch, on synthetic voices that training has not seen."""
     rng = np.random.default_rng([seed, 4])
-    cents, right, frames = [], 0, 0
+    cents, right, frames = [np.zeros(0)], 0, 0
     for _ in range(clips):
         corpus = synthesise(rng)
         x = soxr.resample(corpus.audio.astype(np.float32) / 32768, ANALYSIS_RATE, SAMPLE_RATE)
@@ -435,7 +435,11 @@ def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[s
         cents.append(distance[found & (corpus.weight[1 : n + 1] > 0)])
         right, frames = right + int((found == voiced).sum()), frames + n
     off = np.concatenate(cents)
-    return {"gross": float((off > 600).mean()), "cents": float(np.median(off)), "voicing": right / frames}
+    return {
+        "gross": float((off > 600).mean()) if len(off) else float("nan"),
+        "cents": float(np.median(off)) if len(off) else float("nan"),
+        "voicing": right / frames,
+    }
 
 
 def sung(low_hz: float, high_hz: float, seconds: float, seed: int) -> Iterator[Song]:
@@ -495,13 +499,19 @@ def score_singer(tracker: PitchTracker, low_hz: float, high_hz: float, seconds: 
 
 
 def evaluate(folders: list[Path], tracker_file: Path | None, most: int, seconds: float) -> None:
-    """Print one line of figures for each folder of recordings; without any, for synthetic singers and voices."""
+    """Print one line of figures for each folder of recordings; without any, for synthetic singers and voices.
+
+    Raises ValueError, one sentence, if a folder holds none.
+    """
+    recordings = {folder: [folder] if folder.is_file() else audio_files(folder) for folder in folders}
+    for folder, files in recordings.items():
+        if not files:
+            raise ValueError(f"expected recordings in {folder}, found no audio file there")
     tracker, detector = load_tracker(tracker_file), SwiftF0(threads=1, spin=False)
     if not folders:
         for low, high in RANGES:
             print(_line(f"singer {low}-{high} Hz", score_singer(tracker, low, high)), flush=True)
-    for folder in folders:
-        files = [folder] if folder.is_file() else audio_files(folder)
+    for folder, files in recordings.items():
         held_out = [path for i, path in enumerate(files) if is_held_out(i, path)] if len(files) > 20 else files
         chosen = held_out[:: max(1, len(held_out) // most)][:most]
         figures = score(tracker, detector, (load_mono(path)[: round(seconds * SAMPLE_RATE)] for path in chosen))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from models.replacing import replacing
 from models.source_filter.network import Network, NetworkConfig
 
 BASE_FILE = "base.npz"
+# What the reading of arrays from any file raises: of one that a full disk cut off, the last three.
+UNREADABLE = (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,6 @@ def load_trained(path: Path | None = None) -> Trained:
                 {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in network.state_dict()}
             )
             return Trained(network, torch.from_numpy(arrays["prior"]), [str(voice) for voice in about["voices"]])
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+    except UNREADABLE as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"expected a trained source-filter network in {source}, but it cannot be read ({problem})") from None

@@ -19,10 +19,14 @@ from models.blending import between  # noqa: E402
 from models.lhq import adversarial, train_content, train_denoiser, train_vocoder  # noqa: E402
 from models.lhq.blend import blend as blend_students  # noqa: E402
 from models.lhq.data import Takes  # noqa: E402
+from models.lhq.weights import load_base  # noqa: E402
+from models.source_filter import train_tracker  # noqa: E402
 from models.source_filter.bank import read_voices  # noqa: E402
 from models.source_filter.data import Corpus, Recordings, pack, read_corpora, read_settings  # noqa: E402
 from models.source_filter.features import SAMPLE_RATE  # noqa: E402
+from models.source_filter.tracker import load_tracker  # noqa: E402
 from models.source_filter.train import TrainingConfig  # noqa: E402
+from models.source_filter.weights import load_trained  # noqa: E402
 
 RECIPE = Path(models.source_filter.train.__file__).with_name("bank.toml")
 
@@ -161,3 +165,19 @@ def test_the_content_encoders_training_ends_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_content", "--data", "none", "--work", str(tmp_path)])
     train_content.main()
     assert taken == [2_000]  # as many as what is shipped took: presets/README.md
+
+
+@pytest.mark.parametrize(
+    ("load", "file"), [(load_trained, "base.npz"), (load_tracker, "tracker.npz"), (load_base, "../lhq/base.npz")]
+)
+@pytest.mark.parametrize("size", [0, 10_000, None])
+def test_weights_that_were_cut_off_are_refused(load, file, size, tmp_path):
+    path, whole = tmp_path / "cut.npz", (RECIPE.parent / file).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(9) + whole[len(whole) // 2 + 9 :] if size is None else whole[:size])
+    with pytest.raises(ValueError, match=r"expected .* in .*cut\.npz, but .* cannot be read \("):
+        load(path)
+
+
+def test_a_tracker_is_not_measured_on_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"expected recordings in .*, found no audio file there"):
+        train_tracker.evaluate([tmp_path], None, 1, 1.0)
