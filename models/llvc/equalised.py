@@ -48,7 +48,12 @@ def write(path: Path, audio: NDArray[np.float32], rate: int) -> None:
 
 
 def equalise(target: list[NDArray[np.float64]], pairs: Path, out: Path) -> int:
-    """Write the pairs of `pairs`/train and val into `out`, equalised to spectra of the target; the number of recordings."""
+    """Write the pairs of `pairs`/train and val into `out`, equalised to spectra of the target; the number of recordings.
+
+    Raises ValueError, one sentence, if there are none, or `out` is `pairs`.
+    """
+    if out.resolve() == pairs.resolve():
+        raise ValueError(f"the equalised pairs need another folder than those that they are made of, {pairs}")
     recordings: dict[tuple[str, str], list[str]] = {}
     for part in (TRAINING, VALIDATION):
         (out / part).mkdir(parents=True, exist_ok=True)
