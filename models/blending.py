@@ -18,7 +18,13 @@ ENCODER = "encoder."
 
 
 def between(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """`share` of the second's weights and the rest of the first's, by their names; of an encoder all of the second's."""
+    """`share` of the second's weights and the rest of the first's, by their names; of an encoder all of the second's.
+
+    Raises ValueError, one sentence, if the networks differ.
+    """
+    structures = [{name: value.shape for name, value in weights.items()} for weights in (first, second)]
+    if structures[0] != structures[1]:
+        raise ValueError("expected weights of two networks of one structure, got others")
     return {
         name: second[name] if name.startswith(ENCODER) else torch.lerp(value, second[name], share)
         for name, value in first.items()

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings, as they are read: tensors and plain values alone, and one sentence for whatever does not fit.
+"""Checkpoints of trainings. What is read are tensors and plain values alone; one sentence tells whatever does not fit.
 
 A checkpoint is a pickle, so nothing in it is trusted, not even in a folder of the user's own: a download may lie there, or what
 a full disk left.
@@ -14,12 +14,24 @@ from typing import Any
 
 import torch
 
+from models.replacing import replacing
+
 # The largest, LLVC's with discriminators and optimisers, has 0.9 GB.
 MAX_CHECKPOINT_BYTES = 2 << 30
 
 
 class CheckpointError(ValueError):
     """A checkpoint or its config cannot be used; the message is one sentence that names the file."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside, then rename: a kill leaves the old checkpoint or the new one. Raises OSError, as on a full disk."""
+    with replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # PyTorch tells of where in its archive it was; behind that is what the system said.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(path: Path, what: str, *, mapped: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from models.command import run
 from models.equaliser import read_equalisers
 from models.lhq.bank import finished, member_name, song_graphs, stored
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

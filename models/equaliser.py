@@ -16,6 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from dsp.equaliser import RATE, equaliser_db, long_term_spectrum_db
+from models.command import run
 from models.source_filter.data import audio_files, load_mono, read_table
 from models.source_filter.features import SAMPLE_RATE
 
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.source_filter.data import Clip, Recordings
+from models.command import run
+from models.replacing import replacing
+from models.source_filter.data import Clip, Recordings, telling
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 from models.whisper import RATE, BandPower, Whisper
 
@@ -127,11 +130,14 @@ def some_clips(recordings: Recordings, rng: np.random.Generator) -> list[Clip]:
 
 
 @torch.no_grad()
-def derive(recordings: Recordings, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def derive(
+    recordings: Recordings, seed: int, report: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(mean [channels], discriminants [channels, CHANNELS]) from clips of the recordings."""
     whisper, bands, rng = Whisper(), BandPower(RATE), np.random.default_rng(seed)
     before, after = [], []
-    for clip in some_clips(recordings, rng):
+    clips = some_clips(recordings, rng)
+    for number, clip in enumerate(clips, 1):
         audio = soxr.resample(recordings.read(clip)[0], RECORDED_RATE, RATE)[: CLIP_S * RATE]
         other = from_another_throat(audio.astype(np.float64), rng)
         power = bands(torch.from_numpy(np.stack([audio.astype(np.float32), other])))
@@ -139,6 +145,8 @@ def derive(recordings: Recordings, seed: int) -> tuple[NDArray[np.float32], NDAr
         own, moved = whisper(power).numpy()
         before.append(own[loud])
         after.append(moved[loud])
+        if report:
+            report(number, len(clips))
     first, second = (np.concatenate(rows).astype(np.float64) for rows in (before, after))
     return first.mean(0).astype(np.float32), discriminants(first, second)
 
@@ -149,11 +157,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name(FILE))
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    mean, basis = derive(Recordings(arguments.work / "audio"), arguments.seed)
-    partial = arguments.out.with_suffix(".partial.npz")
-    np.savez_compressed(partial, mean=mean.astype(np.float16), basis=basis.astype(np.float16))
-    partial.replace(arguments.out)
+    mean, basis = derive(Recordings(arguments.work / "audio"), arguments.seed, telling("clip"))
+    with replacing(arguments.out) as file:
+        np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

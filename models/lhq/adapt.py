@@ -43,7 +43,7 @@ from models.lhq.vocoder import Vocoder
 from models.lhq.weights import Base, load_base
 from models.pack import PackManifest, Part, Size, VoicePack, write_pack
 from models.source_filter.adapt import own_card, own_recordings
-from models.source_filter.data import Recordings, read_table
+from models.source_filter.data import INDEX, Recordings, read_settings, read_table
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 from models.source_filter.weights import load_trained
 
@@ -189,8 +189,8 @@ class Adaptation(Run):
         self.mobile = base.mobile
         self.embedding_learning_rate = recipe.embedding_learning_rate
         self.units = units
-        content = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-        super().__init__(takes, DenoiserTraining(**read_table(RECIPE, "training")), content, {}, device, PHASES)
+        content = read_settings(ContentTraining, Path(__file__).with_name("content.toml"), "training")
+        super().__init__(takes, read_settings(DenoiserTraining, RECIPE, "training"), content, {}, device, PHASES)
 
     def hear(self, model: Conditioning, batch: Batch, generator: torch.Generator, *, plain: bool = False) -> Heard:
         """As `train_content.hear`, but for the disturbances of what the encoder hears."""
@@ -304,7 +304,7 @@ def train_voice(
     Raises ValueError, one sentence, where something does not do, or the recordings are not those of the training in `work`.
     """
     torch.set_num_threads(threads)
-    base, recipe = load_base(), Recipe(**read_table(RECIPE, "voice"))
+    base, recipe = load_base(), read_settings(Recipe, RECIPE, "voice")
     listener = Listener(base, encoder)
     recordings = own_recordings(name, folder, work, tell)
     takes = packed(recordings, listener, work, progress)
@@ -372,7 +372,7 @@ def packed(recordings: Recordings, listener: Listener, work: Path, progress: Pro
     """The recordings as features and content, packed into `work` / "takes" unless they are there."""
     folder, about = work / "takes", work / "encoder.json"
     card = "null" if listener.card is None else listener.card.model_dump_json()
-    if not (folder / "index.json").exists():
+    if not (folder / INDEX).exists():
         about.write_text(card)
 
         def report(done: int, clips: int) -> None:

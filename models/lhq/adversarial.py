@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import count, run
 from models.device import CPU, DEVICES, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
@@ -51,8 +52,7 @@ from models.lhq.train_denoiser import load_result
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss
 from models.source_filter.adversarial import into_range, makers_losses
-from models.source_filter.data import read_table
-from models.source_filter.train import save
+from models.source_filter.data import read_settings
 from models.words import CHANNELS, Words, distance, misheard, said
 
 NEPERS = -math.log(FLOOR) / 2  # in a unit of normalised mel
@@ -359,16 +359,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Sharpen a student of one step against discriminators.")
     parser.add_argument("--work", type=Path, required=True, help="the folder of train_content and train_denoiser")
     parser.add_argument("--size", choices=list(STUDENTS), default="lhq")
-    parser.add_argument("--steps", type=int, default=1_500, help="beyond, the likeness still rises and DNSMOS falls")
+    parser.add_argument("--steps", type=count, default=1_500, help="beyond, the likeness still rises and DNSMOS falls")
     parser.add_argument("--blended", action="store_true", help="the student is one: the encoder stays, as the recipe says")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     recipe = Path(__file__).with_name("denoiser.toml")
-    table = read_table(recipe, "adversarial") | (read_table(recipe, "blended") if arguments.blended else {})
-    config = AdversarialConfig(**table)
-    content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
+    config = read_settings(AdversarialConfig, recipe, "adversarial", *(["blended"] if arguments.blended else []))
+    content = read_settings(ContentTraining, recipe.with_name("content.toml"), "training")
     takes = Takes(arguments.work / "packed")
     torch.manual_seed(config.seed)
     conditioner = load_content(arguments.work / CONTENT)[0]
@@ -384,4 +383,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.command import run
 from models.lhq.data import Takes
+from models.replacing import replacing
 from models.source_filter.data import Recordings
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 from models.whisper import LEAST_POWER, RANGE, BandPower
@@ -87,10 +89,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     weight, bias = derive(Recordings(arguments.work / "audio"), Takes(arguments.work / "packed"), arguments.seed)
-    partial = arguments.out.with_suffix(".partial.npz")
-    np.savez_compressed(partial, weight=weight.astype(np.float16), bias=bias.astype(np.float16))
-    partial.replace(arguments.out)
+    with replacing(arguments.out) as file:
+        np.savez_compressed(file, weight=weight.astype(np.float16), bias=bias.astype(np.float16))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from models.checkpoint import restoring
+from models.command import run
 from models.equaliser import read_equalisers
 from models.lhq import export
 from models.lhq.content import Conditioner, Conditioning, load_content
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

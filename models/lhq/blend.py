@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from models.blending import between, blend_arguments
-from models.checkpoint import read_checkpoint
-from models.source_filter.train import save
+from models.checkpoint import restoring, save
+from models.command import run
 
 MODULES = ("denoiser", "conditioner")
+
+
+def read_student(path: Path) -> dict[str, Any]:
+    """What is blended of a student's checkpoint, and what it is. Raises CheckpointError if it is not one."""
+    with restoring(path, "a student") as state:
+        return {name: state[name] for name in (*MODULES, "sizes", "steps")}
 
 
 def blend(first: Path, second: Path, share: float) -> dict[str, Any]:
@@ -20,7 +26,7 @@ def blend(first: Path, second: Path, share: float) -> dict[str, Any]:
 
     Raises ValueError, one sentence, if their networks differ.
     """
-    one, other = (read_checkpoint(path, "a student") for path in (first, second))
+    one, other = (read_student(path) for path in (first, second))
     if one["sizes"] != other["sizes"]:
         raise ValueError(f"expected two results of one structure, but {second} differs from {first}")
     blended = {name: between(one[name], other[name], share) for name in MODULES}
@@ -33,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

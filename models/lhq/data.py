@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from models.lhq.features import BANDS, FLOOR, content_features, loudness
 from models.lhq.mel import DEFAULT, log_mel, normalise
 from models.lhq.others import OtherVoices, key_shifted
-from models.source_filter.data import Recordings
+from models.replacing import replacing
+from models.source_filter.data import INDEX, Recordings, read_index
 from models.source_filter.features import HOP as TRACK_HOP
 from models.source_filter.features import SAMPLE_RATE as RECORDED_RATE
 
@@ -111,9 +111,8 @@ def pack_features(
             report(number + 1, len(recordings.clips))
     for file in files:
         file.close()
-    partial = out / "index.json.partial"
-    partial.write_text(json.dumps([asdict(take) for take in takes], indent=0))
-    os.replace(partial, out / "index.json")
+    with replacing(out / INDEX) as index:
+        index.write(json.dumps([asdict(take) for take in takes], indent=0).encode())
 
 
 class Takes:
@@ -124,7 +123,7 @@ class Takes:
 
     def __init__(self, packed: Path, silence: NDArray[np.float32] | None = None) -> None:
         self._silence = np.full(BANDS, SILENCE, np.float32) if silence is None else silence
-        self.takes = [Take(**entry) for entry in json.loads((packed / "index.json").read_text())]
+        self.takes = read_index(packed, Take)
         self.voices = list(dict.fromkeys(t.speaker for t in self.takes if t.target))
         self.speakers = self.voices + list(dict.fromkeys(t.speaker for t in self.takes if not t.target))
 

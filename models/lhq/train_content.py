@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from dsp.mel import mel_centres
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import count, run
 from models.device import CPU, DEVICES, half_precision, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, ContentConfig
@@ -32,9 +33,9 @@ from models.lhq.features import FLOOR
 from models.lhq.mel import DEFAULT
 from models.lhq.mel import FLOOR as MEL_FLOOR
 from models.lhq.others import OtherVoices
-from models.source_filter.data import Recordings, pack, read_corpora, read_table
+from models.source_filter.data import INDEX, Recordings, pack, read_corpora, read_settings, telling
 from models.source_filter.disturb import disturb
-from models.source_filter.train import save, schedule
+from models.source_filter.train import schedule
 from models.source_filter.weights import load_checkpoint, load_trained
 
 CHECKPOINT = "content.pt"
@@ -266,18 +267,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the song engine's content encoder and condition network.")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the corpora")
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=count, default=2_000)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most; 0: the recordings are packed, no more")
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     parser.add_argument("--others", type=Path, help="checkpoint of the stream engine with all its speakers (default: the base)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    began = time.monotonic()
-
-    def packed(done: int, clips: int) -> None:
-        if done % 100 == 0 or done == clips:
-            print(f"packed {done} of {clips} clips, {time.monotonic() - began:.0f} s", flush=True)
+    device = pick_device(arguments.device)
 
     def trained(progress: Progress) -> None:
         print(
@@ -286,18 +283,17 @@ def main() -> None:
             flush=True,
         )
 
-    config = ContentTraining(**read_table(Path(__file__).with_name("content.toml"), "training"))
-    if not (arguments.work / "packed" / "index.json").exists():
-        pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio")
+    config = read_settings(ContentTraining, Path(__file__).with_name("content.toml"), "training")
+    if not (arguments.work / "packed" / INDEX).exists():
+        pack(arguments.data, read_corpora(CORPORA), arguments.work / "audio", telling("recording"))
         stream = load_checkpoint(arguments.others) if arguments.others else load_trained()
         others = OtherVoices(stream, config.seed)
-        pack_features(Recordings(arguments.work / "audio"), others, arguments.work / "packed", config.seed, packed)
+        pack_features(Recordings(arguments.work / "audio"), others, arguments.work / "packed", config.seed, telling("clip"))
     takes = Takes(arguments.work / "packed")
     if arguments.minutes > 0:
         sizes = ContentConfig(voices=len(takes.speakers))
-        seconds, device = 60 * arguments.minutes, pick_device(arguments.device)
-        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=seconds, device=device)
+        fit(takes, sizes, config, arguments.work, arguments.steps, trained, seconds=60 * arguments.minutes, device=device)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

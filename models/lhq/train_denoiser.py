@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import count, run, time_limit
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.content import MEAN_FRAMES, Conditioner, Conditioning, load_content
@@ -36,8 +37,8 @@ from models.lhq.evolution import Action, LatencyTable, apply, choose, measure_la
 from models.lhq.objectives import Task, denoising, distillation_loss, spread_times, teaching_loss
 from models.lhq.train_content import CHECKPOINT as CONTENT
 from models.lhq.train_content import ContentTraining, Heard, hear, mel_loss
-from models.source_filter.data import read_table
-from models.source_filter.train import save
+from models.replacing import replacing
+from models.source_filter.data import read_settings, read_table
 
 CHECKPOINT = "denoiser.pt"
 TRACE = "evolution.json"
@@ -379,7 +380,8 @@ def fit(
                 save(end_of(phase, work), run.state())
             run.phase, run.step, losses = run.phase + 1, 0, []
         save(work / CHECKPOINT, run.state())
-        (work / TRACE).write_text(json.dumps(run.trace(), indent=1))
+        with replacing(work / TRACE) as file:
+            file.write(json.dumps(run.trace(), indent=1).encode())
 
 
 def go_back(run: Run, work: Path, steps: int, conditioner: Conditioning) -> None:
@@ -430,19 +432,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the song engine's denoiser, after train_content in the same folder.")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, in which stage 1 has left its own")
     parser.add_argument("--teacher", type=Path, help="go on from this teacher.pt, beside which is its evolution.json")
-    parser.add_argument("--steps", type=int, help="of all phases together")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=count, help="of all phases together")
+    parser.add_argument("--minutes", type=time_limit, default=float("inf"))
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     if arguments.steps is None and arguments.minutes == float("inf"):
         parser.error("expected --steps or --minutes, got neither")
     torch.set_num_threads(arguments.threads)
     recipe = Path(__file__).with_name("denoiser.toml")
-    config = DenoiserTraining(**read_table(recipe, "training"))
-    content = ContentTraining(**read_table(recipe.with_name("content.toml"), "training"))
-    if arguments.teacher:
-        config = replace(config, **read_table(recipe, "on"))
+    config = read_settings(DenoiserTraining, recipe, "training", *(["on"] if arguments.teacher else []))
+    content = read_settings(ContentTraining, recipe.with_name("content.toml"), "training")
     targets, device = read_table(recipe, "latency"), pick_device(arguments.device)
     run = Run(Takes(arguments.work / "packed"), config, content, targets, device, ON if arguments.teacher else PHASES)
     conditioner = load_content(arguments.work / CONTENT)[0]
@@ -467,4 +467,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsp.f0 import refined
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import count, run, time_limit
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
 from models.lhq.mel import log_mel, normalise
@@ -36,7 +37,7 @@ from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
 from models.source_filter import features as source
 from models.source_filter.adversarial import Judges
 from models.source_filter.data import Recordings
-from models.source_filter.train import save, schedule, spectral_loss
+from models.source_filter.train import schedule, spectral_loss
 
 Floats = NDArray[np.float32]
 
@@ -245,10 +246,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the song engine's vocoder.")
     parser.add_argument("--data", type=Path, required=True, help="folder of packed recordings")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=count, default=3_000)
     parser.add_argument("--adversarial-steps", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=time_limit, default=float("inf"))
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -264,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,7 +19,9 @@ from torch import nn
 from models.lhq.content import Conditioning, ContentConfig
 from models.lhq.denoiser import Denoiser, DenoiserConfig
 from models.lhq.vocoder import Vocoder, VocoderConfig
+from models.replacing import replacing
 from models.source_filter.adversarial import Judges
+from models.source_filter.weights import UNREADABLE
 
 BASE_FILE = "base.npz"
 
@@ -69,9 +71,8 @@ def save_base(base: Base, path: Path) -> None:
         for part, network in base.networks().items()
         for name, value in network.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=np.array(json.dumps(about)), **arrays)
-    partial.replace(path)
+    with replacing(path) as file:
+        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
 
 def load_base(path: Path | None = None) -> Base:
@@ -96,6 +97,6 @@ def load_base(path: Path | None = None) -> Base:
                     {name: torch.from_numpy(arrays[f"{part}.{name}"].astype(np.float32)) for name in network.state_dict()}
                 )
             return base
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+    except UNREADABLE as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"expected the networks of a song engine in {source}, but they cannot be read ({problem})") from None

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsp.singer import Note, sing
+from models.command import run
 from models.llvc.checkpoint import load_generator, read_config
 from models.llvc.export import ExportOptions, export_stream
 from models.llvc.losses import MelLoss
@@ -183,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from pedalboard.io import AudioFile
 
 from dsp.equaliser import RATE, equalised, equaliser_db, long_term_spectrum_db
+from models.command import run
 from models.equaliser import spectra
 from models.llvc.pairs import CONVERTED, ORIGINAL, TEACHER, TRAINING, VALIDATION
-from models.llvc.train import replace_file
+from models.replacing import replacing
 
 RATES = (RATE, 48_000)  # of pairs: those of LLVC's variants
 HIGHEST_PEAK = 0.99
@@ -42,16 +43,17 @@ def read(path: Path) -> tuple[NDArray[np.float32], int]:
 
 def write(path: Path, audio: NDArray[np.float32], rate: int) -> None:
     """16 bits, beside first and then renamed."""
-
-    def beside(partial: Path) -> None:
-        with partial.open("wb") as stream, AudioFile(stream, "w", rate, 1, bit_depth=16, format="wav") as file:
-            file.write(audio[None])
-
-    replace_file(path, beside)
+    with replacing(path) as stream, AudioFile(stream, "w", rate, 1, bit_depth=16, format="wav") as file:
+        file.write(audio[None])
 
 
 def equalise(target: list[NDArray[np.float64]], pairs: Path, out: Path) -> int:
-    """Write the pairs of `pairs`/train and val into `out`, equalised to spectra of the target; the number of recordings."""
+    """Write the pairs of `pairs`/train and val into `out`, equalised to spectra of the target; the number of recordings.
+
+    Raises ValueError, one sentence, if there are none, or `out` is `pairs`.
+    """
+    if out.resolve() == pairs.resolve():
+        raise ValueError(f"the equalised pairs need another folder than those that they are made of, {pairs}")
     recordings: dict[tuple[str, str], list[str]] = {}
     for part in (TRAINING, VALIDATION):
         (out / part).mkdir(parents=True, exist_ok=True)
@@ -85,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

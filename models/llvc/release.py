@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from models.command import run
 from models.llvc.bank import LIMITS, write_voices
 from models.llvc.checkpoint import load_generator
 from models.llvc.export import ExportOptions
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,6 @@ averaged generator under `model`, and a `config.json` in the authors' layout lie
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.checkpoint import CheckpointError, restoring
+from models.checkpoint import CheckpointError, restoring, save
 from models.device import half_precision
 from models.interruption import Interruption
 from models.llvc.checkpoint import config_text, read_config
@@ -29,6 +28,7 @@ from models.llvc.encoder_loss import DISTANCES, Distance, EncoderLoss
 from models.llvc.losses import EnvelopeLoss, MelLoss, discriminator_loss, feature_loss, generator_loss
 from models.llvc.network import Generator
 from models.llvc.pairs import Pairs
+from models.replacing import replacing
 from models.whisper import BandPower
 from models.words import Words, WordsLost
 
@@ -282,8 +282,9 @@ def fit(
     log = open_log(work)
 
     def write() -> None:
-        replace_file(work / CONFIG, lambda path: path.write_text(config_text(network)))
-        replace_file(checkpoint, lambda path: torch.save(trainer.state() | {"step": step}, path))
+        with replacing(work / CONFIG) as file:
+            file.write(config_text(network).encode())
+        save(checkpoint, trainer.state() | {"step": step})
 
     losses: list[dict[str, float]] = []
     began, began_step, saved = time.monotonic(), step, time.monotonic()
@@ -318,13 +319,6 @@ def fit(
                 saved = time.monotonic()
         write()
     return cast("Generator", trainer.averaged.module).eval()
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def open_log(work: Path) -> Any:

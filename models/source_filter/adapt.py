@@ -23,7 +23,7 @@ from models.source_filter.adversarial import CHECKPOINT as SHARP
 from models.source_filter.adversarial import AdversarialConfig, Game, Losses, play
 from models.source_filter.bank import write_bank
 from models.source_filter.cleaning import clean, narrowness
-from models.source_filter.data import Packer, Recordings, audio_files, pieces, read_table
+from models.source_filter.data import Packer, Recordings, audio_files, pieces, read_settings
 from models.source_filter.export import Tone
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.network import Network
@@ -189,7 +189,7 @@ def adapt(
     call that had nothing to do.
     """
     began = time.monotonic()
-    config = TrainingConfig(**read_table(RECIPE, "training"))
+    config = read_settings(TrainingConfig, RECIPE, "training")
     sharp = int(SHARPENED * steps)
     plain = steps - sharp
     a_step, losses = 0.0, float("nan")
@@ -213,7 +213,7 @@ def adapt(
         trained = load_checkpoint(work / CHECKPOINT)
     if sharp:
         torch.manual_seed(config.seed)
-        sharpening = AdversarialConfig(**read_table(RECIPE, "adversarial"))
+        sharpening = read_settings(AdversarialConfig, RECIPE, "adversarial")
         game = Game(trained.network, trained.prior, 1, config, sharpening)
         started = time.monotonic()
         first = steps_taken(work / SHARP)

@@ -31,18 +31,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsp.mel import hz_to_mel, mel_to_hz
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import run
 from models.device import CPU, pick_device
 from models.image_judge import ImageJudge
 from models.interruption import Interruption
 from models.llvc.discriminators import Discriminators, Verdict
 from models.llvc.losses import discriminator_loss, feature_loss, generator_loss
-from models.source_filter.data import Crop, Recordings, read_table
+from models.source_filter.data import Crop, Recordings, read_settings
 from models.source_filter.disturb import disturb
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE, frame, split_loudness
 from models.source_filter.network import Network
 from models.source_filter.train import CHECKPOINT as PLAIN
-from models.source_filter.train import SETTLING, Trainer, TrainingConfig, save, spectral_loss, stage_parser
+from models.source_filter.train import SETTLING, Trainer, TrainingConfig, spectral_loss, stage_parser
 from models.source_filter.weights import Trained, load_checkpoint, load_trained
 from models.whisper import BandPower
 from models.words import CHANNELS, FRAME_S, Words, WordsLost, distance, said
@@ -390,8 +391,7 @@ def main() -> None:
     parser.add_argument("--blended", action="store_true", help="it is one: the encoder stays, as the recipe says")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    table = read_table(arguments.recipe, "adversarial") | (read_table(arguments.recipe, "blended") if arguments.blended else {})
-    config = AdversarialConfig(**table)
+    config = read_settings(AdversarialConfig, arguments.recipe, "adversarial", *(["blended"] if arguments.blended else []))
     recordings = Recordings(arguments.work / "packed")
     torch.manual_seed(config.seed)
     plain = arguments.work / PLAIN
@@ -400,7 +400,7 @@ def main() -> None:
     )
     if trained.voices != recordings.voices:
         parser.error(f"expected recordings of {', '.join(trained.voices)}, got those of {', '.join(recordings.voices)}")
-    training = TrainingConfig(**read_table(arguments.recipe, "training"))
+    training = read_settings(TrainingConfig, arguments.recipe, "training")
     words = Words() if config.words else None
     game = Game(trained.network, trained.prior, len(recordings.voices), training, config, words)
     began = time.monotonic()
@@ -413,4 +413,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,8 +10,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from models.command import run
 from models.equaliser import read_equalisers
 from models.pack import STREAM_MODEL, PackManifest, VoiceCard, write_pack
+from models.schema import first_problem
 from models.source_filter.data import Recordings, read_table
 from models.source_filter.export import Tone, export_stream
 from models.source_filter.features import SAMPLE_RATE
@@ -52,7 +56,10 @@ def read_voices(
         tones.append(replace(tone, equaliser_db=equalisers.get(table["name"], tone.equaliser_db)))
         table.pop("equaliser_db", None)
         rounded = (round(heard[0], 1), round(heard[1], 1))
-        cards.append(VoiceCard(**table, f0_range_hz=rounded, quality=quality.get(table["name"], {})))
+        try:
+            cards.append(VoiceCard(**table, f0_range_hz=rounded, quality=quality.get(table["name"], {})))
+        except ValidationError as error:
+            raise ValueError(f"expected the card of {table['name']} in {recipe}, but {first_problem(error)}") from None
     return cards, tones
 
 
@@ -78,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

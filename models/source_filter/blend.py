@@ -8,6 +8,7 @@ What comes out is what `models.source_filter.adversarial --base` goes on from.
 from __future__ import annotations
 
 from models.blending import between, blend_arguments
+from models.command import run
 from models.source_filter.network import Network
 from models.source_filter.weights import Trained, load_trained, save_trained
 
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,22 +7,25 @@ SwiftF0 over the whole file; the converter's own causal tracker takes its place 
 from __future__ import annotations
 
 import json
-import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 from pedalboard.io import AudioFile
+from pydantic import TypeAdapter, ValidationError
 from swift_f0 import SwiftF0
 
 from dsp.f0 import fill_unvoiced
+from models.replacing import replacing
 from models.samples_present import samples_present
+from models.schema import first_problem
 from models.source_filter.features import CHUNK, HOP, SAMPLE_RATE
 
 if sys.version_info >= (3, 11):
@@ -30,6 +33,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+Settings = TypeVar("Settings")
+Entry = TypeVar("Entry")
+
+INDEX = "index.json"  # of a packed folder; it comes last
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".m4a"}
 CONFIDENCE = 0.5  # SwiftF0's probability from which a frame counts as voiced
 F0_RANGE_HZ = (60.0, 1100.0)
@@ -73,14 +80,59 @@ class Crop:
 
 
 def read_table(recipe: Path, name: str) -> Any:
-    """The table `name`, or the list of tables, of a recipe (TOML)."""
-    with recipe.open("rb") as file:
-        return tomllib.load(file)[name]
+    """The table `name`, or the list of tables, of a recipe (TOML); ValueError, one sentence, if it has none."""
+    try:
+        with recipe.open("rb") as file:
+            return tomllib.load(file)[name]
+    except KeyError:
+        raise ValueError(f"expected a recipe with a table {name} in {recipe}, found none") from None
+    except ValueError as error:
+        raise ValueError(f"expected a recipe (TOML) in {recipe}, but it cannot be read: {error}") from None
+
+
+def read_settings(kind: type[Settings], recipe: Path, *names: str) -> Settings:
+    """A recipe's table as a dataclass; of several tables the later ones tell what is different from the first.
+
+    Raises ValueError, one sentence, if something there is missing, not known, or of another type.
+    """
+    table: dict[str, Any] = {}
+    for name in names:
+        found = read_table(recipe, name)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected one table {name} in {recipe}, got {found!r:.60}")
+        table |= found
+    return _settings(kind, table, f"the table {names[0]} in {recipe}")
+
+
+def _settings(kind: type[Settings], table: dict[str, Any], where: str) -> Settings:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(table.keys() - known):
+        raise ValueError(f"expected settings that are known in {where}, but there is nothing called {unknown[0]!r}")
+    try:
+        # By way of JSON: TOML's lists are tuples here, and nothing else is taken for what it is not.
+        return TypeAdapter(kind).validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"expected every setting in {where}, each of its type, but {first_problem(error)}") from None
 
 
 def read_corpora(recipe: Path) -> list[Corpus]:
-    """The `[[corpus]]` tables of a recipe."""
-    return [Corpus(**table) for table in read_table(recipe, "corpus")]
+    """The `[[corpus]]` tables of a recipe. Raises ValueError as `read_settings`."""
+    corpora = [_settings(Corpus, table, f"the tables corpus in {recipe}") for table in read_table(recipe, "corpus")]
+    for corpus in corpora:
+        if corpus.hold_out < 2:
+            raise ValueError(f"expected a hold_out of at least 2 for {corpus.folder} in {recipe}, got {corpus.hold_out}")
+    return corpora
+
+
+def read_index(packed: Path, kind: type[Entry]) -> list[Entry]:
+    """What is in a packed folder; ValueError, one sentence, if that is nothing, or was packed for other trainings."""
+    try:
+        return [kind(**entry) for entry in json.loads((packed / INDEX).read_text())]
+    except FileNotFoundError:
+        raise ValueError(f"expected packed recordings in {packed}, found none") from None
+    except (TypeError, ValueError):
+        problem = "they are of another engine's training, which wants a folder of its own"
+        raise ValueError(f"expected recordings packed as a {kind.__name__.lower()} each in {packed}, but {problem}") from None
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -155,9 +207,8 @@ class Packer:
         self._audio.close()
         self._f0.close()
         if error is None:
-            partial = self._out / "index.json.partial"
-            partial.write_text(json.dumps([asdict(clip) for clip in self.clips], indent=0))
-            os.replace(partial, self._out / "index.json")
+            with replacing(self._out / INDEX) as file:
+                file.write(json.dumps([asdict(clip) for clip in self.clips], indent=0).encode())
 
     def add(
         self,
@@ -179,9 +230,9 @@ class Packer:
 def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Pack the corpora (folders below `root`) into the folder `out`; does nothing if `out` is complete.
 
-    Raises ValueError, one sentence, where a folder has no audio or a file cannot be read.
+    Raises ValueError, one sentence, where a folder has no audio, a file cannot be read, or a voice has too few clips.
     """
-    if (out / "index.json").exists():
+    if (out / INDEX).exists():
         return
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(corpus, path) for corpus in corpora for path in audio_files(root / corpus.folder)]
@@ -202,13 +253,29 @@ def pack(root: Path, corpora: list[Corpus], out: Path, report: Callable[[int, in
                 packer.add(audio, np.stack(track_hops(audio, tracker), 1), *about)
             if report:
                 report(done + 1, len(jobs))
+        for corpus in corpora:
+            apart = [clip.held_out for clip in packer.clips if clip.speaker == corpus.voice]
+            if corpus.voice and (all(apart) or not any(apart)):
+                wanted = f"clips of {corpus.voice} to train with, and one in {corpus.hold_out} to hold out"
+                raise ValueError(f"expected {wanted}, found {len(apart)} clips in {root / corpus.folder}")
+
+
+def telling(what: str) -> Callable[[int, int], None]:
+    """What prints now and then how far a packing is, in recordings or whatever `what` is."""
+    began = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        if done % 100 == 0 or done == of:
+            print(f"{what} {done} of {of}, {time.monotonic() - began:.0f} s", flush=True)
+
+    return report
 
 
 class Recordings:
     """A packed folder. Speakers are numbered: target voices first, in order of appearance, then the helping speakers."""
 
     def __init__(self, packed: Path) -> None:
-        self.clips = [Clip(**entry) for entry in json.loads((packed / "index.json").read_text())]
+        self.clips = read_index(packed, Clip)
         self._audio = np.memmap(packed / "audio.i16", dtype="<i2", mode="r")
         self._f0 = np.memmap(packed / "f0.f32", dtype="<f4", mode="r").reshape(-1, 2)
         self.voices = list(dict.fromkeys(c.speaker for c in self.clips if c.target))

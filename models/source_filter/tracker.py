@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.replacing import replacing
 from models.source_filter.features import HOP, SAMPLE_RATE
+from models.source_filter.weights import UNREADABLE
 
 # What is ready after n samples is the pitch at n - TARGET_DELAY: the centre of the converter's synthesis frame.
 TARGET_DELAY = 256
@@ -248,9 +250,8 @@ def _power(frames: Tensor, table: Tensor) -> Tensor:
 def save_tracker(tracker: PitchTracker, path: Path) -> None:
     """Write the weights as half precision arrays (`.npz`), beside first and then renamed."""
     arrays = {name: value.detach().numpy().astype(np.float16) for name, value in tracker.state_dict().items()}
-    part = path.with_name(path.name + ".part.npz")
-    np.savez(part, **arrays)
-    part.replace(path)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def load_tracker(path: Path | None = None) -> PitchTracker:
@@ -260,8 +261,12 @@ def load_tracker(path: Path | None = None) -> PitchTracker:
     """
     tracker = PitchTracker()
     source = path if path is not None else Path(str(importlib.resources.files(__package__) / WEIGHTS_FILE))
-    with np.load(source, allow_pickle=False) as arrays:
-        weights = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            weights = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
+    except UNREADABLE as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"expected the weights of a pitch tracker in {source}, but they cannot be read ({problem})") from None
     expected = {name: value.shape for name, value in tracker.state_dict().items()}
     if {name: value.shape for name, value in weights.items()} != expected:
         raise ValueError(f"{source.name} does not hold the weights of this pitch tracker: names or shapes differ")

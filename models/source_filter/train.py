@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.checkpoint import restoring
+from models.checkpoint import restoring, save
+from models.command import count, run
 from models.device import CPU, DEVICES, pick_device
 from models.interruption import Interruption
-from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_table
+from models.source_filter.data import Crop, Recordings, pack, read_corpora, read_settings, telling
 from models.source_filter.disturb import disturb
 from models.source_filter.features import BANDS, HOP, SAMPLE_RATE, BandEnergy, RunningMean, frame, split_loudness
 from models.source_filter.network import Network, NetworkConfig, prosody
@@ -181,13 +180,6 @@ def schedule(done: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * max(0.05, min(1.0, 3 * (1 - done)))
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
 def fit(
     recordings: Recordings,
     config: TrainingConfig,
@@ -291,8 +283,8 @@ def stage_parser(description: str, steps: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", type=Path, required=True, help="folder for packed data and checkpoints")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("bank.toml"))
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=count, default=steps)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--device", choices=DEVICES, help="by default a GPU if there is one")
     return parser
 
@@ -302,8 +294,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the recipe's corpora")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed")
-    config = TrainingConfig(**read_table(arguments.recipe, "training"))
+    device, config = pick_device(arguments.device), read_settings(TrainingConfig, arguments.recipe, "training")
+    pack(arguments.data, read_corpora(arguments.recipe), arguments.work / "packed", telling("recording"))
     began = time.monotonic()
 
     def report(progress: TrainingProgress) -> None:
@@ -313,9 +305,8 @@ def main() -> None:
             flush=True,
         )
 
-    device = pick_device(arguments.device)
     fit(Recordings(arguments.work / "packed"), config, arguments.work, arguments.steps, report, device=device)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,7 +12,6 @@ an unbroken one.
 
 import argparse
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -30,8 +29,11 @@ from torch.nn import functional
 
 from dsp.pitch import track_pitch
 from dsp.singer import CONSONANTS, VOWELS, Note, Song, sing
-from models.checkpoint import restoring
-from models.source_filter.data import audio_files, load_mono
+from models.checkpoint import restoring, save
+from models.command import count, run
+from models.interruption import Interruption
+from models.replacing import replacing
+from models.source_filter.data import audio_files, load_mono, telling
 from models.source_filter.features import HOP, SAMPLE_RATE
 from models.source_filter.tracker import (
     ANALYSIS_HOP,
@@ -95,9 +97,8 @@ class Corpus:
         return Corpus(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
     def save(self, path: Path) -> None:
-        part = path.with_name(path.name + ".part.npz")
-        np.savez(part, audio=self.audio, bins=self.bins, voicing=self.voicing, weight=self.weight)
-        part.replace(path)
+        with replacing(path) as file:
+            np.savez(file, audio=self.audio, bins=self.bins, voicing=self.voicing, weight=self.weight)
 
     @staticmethod
     def load(path: Path) -> "Corpus":
@@ -204,8 +205,11 @@ def synthesise(rng: Generator, seconds: float = 2.0) -> Corpus:
     )
 
 
-def build_corpus(folders: Iterable[Path], cache: Path, seed: int) -> tuple[Corpus, Corpus]:
-    """Labelled recordings and synthetic voices, made once and kept in `cache`."""
+def build_corpus(folders: list[Path], cache: Path, seed: int) -> tuple[Corpus, Corpus]:
+    """Labelled recordings and synthetic voices, made once and kept in `cache`.
+
+    Raises ValueError, one sentence, where a folder holds nothing to train with.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     real_file, synthetic_file = cache / "recordings.npz", cache / "synthetic.npz"
     if not real_file.exists():
@@ -213,14 +217,21 @@ def build_corpus(folders: Iterable[Path], cache: Path, seed: int) -> tuple[Corpu
         parts: list[Corpus] = []
         for folder in folders:
             files = [path for i, path in enumerate(audio_files(folder)) if not is_held_out(i, path)]
+            if not files:
+                raise ValueError(f"expected recordings in {folder}, found none besides those that are held out")
             for i, path in enumerate(files):
                 parts.extend(label_recording(detector, load_mono(path), rng))
                 if i % 100 == 0:
                     print(f"labelling {folder.name}: {i + 1} of {len(files)}", flush=True)
+        if not parts:
+            raise ValueError(f"expected a voice in the recordings of {', '.join(map(str, folders))}, found no pitch anywhere")
         Corpus.join(parts).save(real_file)
     if not synthetic_file.exists():
-        rng = np.random.default_rng([seed, 2])
-        Corpus.join([synthesise(rng) for _ in range(SYNTHETIC_CLIPS)]).save(synthetic_file)
+        rng, tell, made = np.random.default_rng([seed, 2]), telling("synthetic voice"), []
+        for number in range(1, SYNTHETIC_CLIPS + 1):
+            made.append(synthesise(rng))
+            tell(number, SYNTHETIC_CLIPS)
+        Corpus.join(made).save(synthetic_file)
     return Corpus.load(real_file), Corpus.load(synthetic_file)
 
 
@@ -311,37 +322,43 @@ def train(folders: list[Path], out: Path, cache: Path, steps: int, batch: int, r
     torch.manual_seed(seed)
     tracker = PitchTracker().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(tracker.parameters(), lr=rate, weight_decay=1e-4)
-    checkpoint, first = cache / "checkpoint.pt", 0
+    checkpoint, step = cache / "checkpoint.pt", 0
     if checkpoint.exists():
         with restoring(checkpoint) as saved:
             tracker.load_state_dict(saved["tracker"])
             optimizer.load_state_dict(saved["optimizer"])
-            first = saved["step"]
-        print(f"going on from step {first}", flush=True)
-    started = logged = kept = time.monotonic()
+            step = saved["step"]
+        print(f"going on from step {step}", flush=True)
+
+    def write() -> None:
+        save(checkpoint, {"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+        save_tracker(tracker, out)
+
+    began = logged = kept = time.monotonic()
+    first = told = step
     sums, names = np.zeros(3), ("pitch", "distance", "voicing")
-    for step in range(first, steps):
-        warm, progress = min(1.0, (step + 1) / 200), step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
-        terms = loss_terms(tracker, *draw(real, synthetic, batch, np.random.default_rng([seed, 3, step])))
-        optimizer.zero_grad(set_to_none=True)
-        (terms[0] + DISTANCE_WEIGHT * terms[1] + terms[2]).backward()
-        torch.nn.utils.clip_grad_norm_(tracker.parameters(), 1.0)
-        optimizer.step()
-        sums += [float(term.detach()) for term in terms]
-        if (step + 1) % 100 == 0:
-            now = time.monotonic()
-            left = (steps - step - 1) * (now - started) / (step + 1 - first) / 60
-            figures = "  ".join(f"{name} {v:.3f}" for name, v in zip(names, sums / 100, strict=True))
-            print(f"step {step + 1}  {figures}  {(now - logged) / 100:.2f} s a step, {left:.0f} min left", flush=True)
-            sums, logged = np.zeros(3), now
-        if time.monotonic() - kept > CHECKPOINT_S or step + 1 == steps:
-            part = checkpoint.with_name("checkpoint.pt.part")
-            torch.save({"tracker": tracker.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
-            os.replace(part, checkpoint)
-            save_tracker(tracker, out)
-            kept = time.monotonic()
+    with Interruption() as interruption:
+        while step < steps and not interruption.came:
+            warm, progress = min(1.0, (step + 1) / 200), step / steps
+            for group in optimizer.param_groups:
+                group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+            terms = loss_terms(tracker, *draw(real, synthetic, batch, np.random.default_rng([seed, 3, step])))
+            optimizer.zero_grad(set_to_none=True)
+            (terms[0] + DISTANCE_WEIGHT * terms[1] + terms[2]).backward()
+            torch.nn.utils.clip_grad_norm_(tracker.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            sums += [float(term.detach()) for term in terms]
+            if step % 100 == 0 or step == steps:
+                now, taken = time.monotonic(), step - told
+                left = (steps - step) * (now - began) / (step - first) / 60
+                figures = "  ".join(f"{name} {v:.3f}" for name, v in zip(names, sums / taken, strict=True))
+                print(f"step {step}  {figures}  {(now - logged) / taken:.2f} s a step, {left:.0f} min left", flush=True)
+                sums, logged, told = np.zeros(3), now, step
+            if time.monotonic() - kept > CHECKPOINT_S:
+                write()
+                kept = time.monotonic()
+        write()
 
 
 # ---- evaluation
@@ -406,7 +423,7 @@ def score(tracker: PitchTracker, detector: SwiftF0, clips: Iterable[FloatArray])
 def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[str, float]:
     """The same figures against exactly known pitch, on synthetic voices that training has not seen."""
     rng = np.random.default_rng([seed, 4])
-    cents, right, frames = [], 0, 0
+    cents, right, frames = [np.zeros(0)], 0, 0
     for _ in range(clips):
         corpus = synthesise(rng)
         x = soxr.resample(corpus.audio.astype(np.float32) / 32768, ANALYSIS_RATE, SAMPLE_RATE)
@@ -418,7 +435,11 @@ def score_synthetic(tracker: PitchTracker, seed: int, clips: int = 60) -> dict[s
         cents.append(distance[found & (corpus.weight[1 : n + 1] > 0)])
         right, frames = right + int((found == voiced).sum()), frames + n
     off = np.concatenate(cents)
-    return {"gross": float((off > 600).mean()), "cents": float(np.median(off)), "voicing": right / frames}
+    return {
+        "gross": float((off > 600).mean()) if len(off) else float("nan"),
+        "cents": float(np.median(off)) if len(off) else float("nan"),
+        "voicing": right / frames,
+    }
 
 
 def sung(low_hz: float, high_hz: float, seconds: float, seed: int) -> Iterator[Song]:
@@ -478,13 +499,19 @@ def score_singer(tracker: PitchTracker, low_hz: float, high_hz: float, seconds: 
 
 
 def evaluate(folders: list[Path], tracker_file: Path | None, most: int, seconds: float) -> None:
-    """Print one line of figures for each folder of recordings; without any, for synthetic singers and voices."""
+    """Print one line of figures for each folder of recordings; without any, for synthetic singers and voices.
+
+    Raises ValueError, one sentence, if a folder holds none.
+    """
+    recordings = {folder: [folder] if folder.is_file() else audio_files(folder) for folder in folders}
+    for folder, files in recordings.items():
+        if not files:
+            raise ValueError(f"expected recordings in {folder}, found no audio file there")
     tracker, detector = load_tracker(tracker_file), SwiftF0(threads=1, spin=False)
     if not folders:
         for low, high in RANGES:
             print(_line(f"singer {low}-{high} Hz", score_singer(tracker, low, high)), flush=True)
-    for folder in folders:
-        files = [folder] if folder.is_file() else audio_files(folder)
+    for folder, files in recordings.items():
         held_out = [path for i, path in enumerate(files) if is_held_out(i, path)] if len(files) > 20 else files
         chosen = held_out[:: max(1, len(held_out) // most)][:most]
         figures = score(tracker, detector, (load_mono(path)[: round(seconds * SAMPLE_RATE)] for path in chosen))
@@ -507,8 +534,8 @@ def main() -> None:
     training.add_argument("--data", type=Path, nargs="+", required=True, help="folders of recordings of single voices")
     training.add_argument("--out", type=Path, required=True, help="where to write the weights (.npz)")
     training.add_argument("--cache", type=Path, default=None, help="labels and checkpoint (default: beside --out)")
-    training.add_argument("--steps", type=int, default=3500)
-    training.add_argument("--batch", type=int, default=20)
+    training.add_argument("--steps", type=count, default=3500)
+    training.add_argument("--batch", type=count, default=20)
     training.add_argument("--rate", type=float, default=3e-3)
     training.add_argument("--seed", type=int, default=0)
     testing = commands.add_parser("evaluate", help="compare with SwiftF0 and Harvest where these two agree, or with truth")
@@ -528,4 +555,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import restoring
+from models.replacing import replacing
 from models.source_filter.network import Network, NetworkConfig
 
 BASE_FILE = "base.npz"
+# What the reading of arrays from any file raises: of one that a full disk cut off, the last three.
+UNREADABLE = (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,8 @@ def save_trained(trained: Trained, path: Path) -> None:
     """Write beside, then rename."""
     arrays = {name: value.numpy().astype(np.float16) for name, value in trained.network.state_dict().items()}
     about = json.dumps({"config": asdict(trained.network.config), "voices": trained.voices})
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=np.array(about), prior=trained.prior.numpy(), **arrays)
-    partial.replace(path)
+    with replacing(path) as file:
+        np.savez_compressed(file, about=np.array(about), prior=trained.prior.numpy(), **arrays)
 
 
 def load_checkpoint(path: Path) -> Trained:
@@ -58,6 +62,6 @@ def load_trained(path: Path | None = None) -> Trained:
                 {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in network.state_dict()}
             )
             return Trained(network, torch.from_numpy(arrays["prior"]), [str(voice) for voice in about["voices"]])
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+    except UNREADABLE as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"expected a trained source-filter network in {source}, but it cannot be read ({problem})") from None

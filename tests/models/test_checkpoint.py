@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.checkpoint import CheckpointError, restoring  # noqa: E402
+from models.checkpoint import CheckpointError, restoring, save  # noqa: E402
 from models.lhq.bank import load_vocoder  # noqa: E402
 from models.lhq.content import Conditioner, ContentConfig, load_content  # noqa: E402
 from models.lhq.train_denoiser import load_result  # noqa: E402
@@ -116,3 +116,17 @@ def test_voices_that_have_no_names_are_refused(tmp_path):
     torch.save(state, tmp_path / "content.pt")
     with pytest.raises(CheckpointError, match=r"does not fit: its voices have no names$"):
         load_content(tmp_path / "content.pt")
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource")  # Windows has no such limits
+    path, most = tmp_path / "checkpoint.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    save(path, {"step": 7})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, most[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.pt cannot be written: \w"):
+            save(path, {"step": 8, "weights": torch.zeros(1 << 16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert torch.load(path)["step"] == 7
+    assert list(tmp_path.iterdir()) == [path]

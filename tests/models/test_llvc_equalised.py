@@ -59,6 +59,17 @@ def test_each_recording_gets_its_targets_spectrum_and_the_pairs_stay_pairs(tmp_p
     assert found.shape == (2, 4, 1, 20 * FFT) and np.isfinite(found).all() and np.abs(found).max() <= 1
 
 
+def test_pairs_are_not_equalised_over_themselves(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    pair = [tmp_path / "train" / f"a_000_{kind}.wav" for kind in ("original", "converted")]
+    for path in pair:
+        write(path, phrase(50), RATE)
+    before = [path.read_bytes() for path in pair]
+    with pytest.raises(ValueError, match="the equalised pairs need another folder than those that they are made of"):
+        equalise([long_term_spectrum_db(phrase(60))], tmp_path, tmp_path / "train" / "..")
+    assert [path.read_bytes() for path in pair] == before
+
+
 def test_pairs_of_another_rate_and_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected pairs such as train/a_000_converted\.wav"):
         equalise([np.zeros(48)], tmp_path, tmp_path / "out")

@@ -1,4 +1,5 @@
 import io
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,41 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     for name in unbroken:
         np.testing.assert_array_equal(unbroken[name], resumed[name])
     assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+
+
+def test_a_terminated_training_keeps_the_step_under_way(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("swift_f0")
+    monkeypatch.setattr(train_tracker, "SYNTHETIC_CLIPS", 2)
+    draw, out, came = train_tracker.draw, tmp_path / "tracker.npz", []
+    monkeypatch.setattr(train_tracker, "draw", lambda *told: (signal.raise_signal(signal.SIGTERM), draw(*told))[1])
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        train_tracker.train([recordings], out, tmp_path / "cache", steps=4, batch=2, rate=1e-3, seed=3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "synthetic voice 2 of 2, " in capsys.readouterr().out
+    assert came == [signal.SIGTERM] and torch.load(tmp_path / "cache" / "checkpoint.pt")["step"] == 1
+    monkeypatch.setattr(train_tracker, "draw", draw)
+    out.unlink()
+    for steps, lines in ((2, ["step 2 "]), (2, [])):  # the second has nothing to do but to write the weights
+        capsys.readouterr()
+        train_tracker.train([recordings], out, tmp_path / "cache", steps=steps, batch=2, rate=1e-3, seed=3)
+        assert [line[:7] for line in capsys.readouterr().out.splitlines() if line.startswith("step")] == lines
+        load_tracker(out)
+        out.unlink()
+
+
+def test_recordings_that_teach_nothing_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("swift_f0")
+    with pytest.raises(ValueError, match=r"expected recordings in .*, found none besides those that are held out"):
+        train_tracker.build_corpus([tmp_path], tmp_path / "cache", 0)
+    for number in (1, 2):
+        with AudioFile(str(tmp_path / f"take{number}.wav"), "w", ANALYSIS_RATE, 1) as file:
+            file.write(np.zeros((1, ANALYSIS_RATE), np.float32))
+    with pytest.raises(ValueError, match="found no pitch anywhere"):
+        train_tracker.build_corpus([tmp_path], tmp_path / "cache", 0)
 
 
 def test_synthetic_voices_sound_at_the_pitch_they_are_labelled_with() -> None:

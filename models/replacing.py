@@ -1,0 +1,29 @@
+"""Files that trainings write: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside `path`, which takes its place when the block ends well, and vanishes when it does not.
+
+    A kill leaves what was at `path`, or what is new. Raises OSError, one sentence, if anything about writing fails.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may tell only now
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # its folder is gone or no folder: the error above tells
+            partial.unlink(missing_ok=True)
