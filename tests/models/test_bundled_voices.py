@@ -100,7 +100,7 @@ def test_an_offset_is_no_sound(voice: str) -> None:
     assert level_db(heard) < -65 and abs(heard.mean()) < 1e-5
 
 
-@pytest.mark.parametrize("voice", [*VOICES, "pjs-clear", "kerstin-clear", "alys-clear"])
+@pytest.mark.parametrize("voice", ["kerstin", "pjs-clear"])  # of each pack one: what is remembered of a source is of no voice
 def test_a_bump_of_the_microphone_is_over_when_it_is_over(voice: str, song: Song) -> None:
     """At full scale, 26 dB above the singing: a fifth of a second later the voice is as loud as without, its quiet parts too."""
     take = song.audio * np.float32(0.05 / np.sqrt(np.mean(np.square(song.audio))))
