@@ -1,4 +1,4 @@
-"""Files that trainings write: whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside `path`, which takes its place when the block ends well, and vanishes when it does not.
+def replacing(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write, `partial` beside `path`, which takes its place when the block ends well, and vanishes when it does not.
 
     A kill leaves what was at `path`, or what is new. Raises OSError, one sentence, if anything about writing fails.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = partial or path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # a full disk may tell only now
@@ -25,5 +25,5 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        with suppress(OSError):  # its folder is gone or no folder: the error above tells
+        with suppress(OSError):  # its folder is gone, none, or closed to us: the error above tells
             partial.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from pedalboard.io import AudioFile, WriteableAudioFile, get_supported_read_formats
+
+from models.replacing import replacing as replacing_by
 
 # Formats that are written without a loss or padding, so that rate, channels and length stay what they were.
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif")
@@ -48,22 +50,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     FileError
         If anything about writing fails, as on a full disk; `path` is then as it was.
     """
-    part = path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")
     try:
-        try:
-            if path.is_dir():
-                raise FileError(f"{path} is a folder, so no file can take its place")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())  # a full disk may tell only now
-            part.replace(path)
-        except OSError as error:
-            raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # its folder is gone or closed to us: the error above tells
-            part.unlink(missing_ok=True)
+        if path.is_dir():
+            raise FileError(f"{path} is a folder, so no file can take its place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        with replacing_by(path, path.with_name(f".plugin-bridge-{os.getpid()}-{next(_numbers)}.part")) as file:
+            yield file
+    except OSError as error:
+        raise FileError(str(error)) from None
 
 
 @contextmanager

@@ -193,14 +193,14 @@ def test_on_a_gpu_it_is_the_same_training(recordings: Recordings, words: Words, 
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    networks = [fit(recordings, TINY, here, 2, lambda now: None)]
+    networks = [fit(recordings, TINY, here, 1, lambda now: None)]
     play(recordings, game(words), here, 1, lambda step, losses: None)
     begun = shutil.copy(here / "adversarial.pt", there)
     play(recordings, game(words), here, 2, lambda step, losses: None)
     with pretended_gpu() as gpu:
         with pytest.raises(RuntimeError, match="expected all tensors on one device"):
             torch.ones(2).to(gpu) + torch.ones(2)
-        networks.append(fit(recordings, TINY, there, 2, lambda now: None, device=gpu))
+        networks.append(fit(recordings, TINY, there, 1, lambda now: None, device=gpu))
         before = torch.load(begun, weights_only=True)
         play(recordings, game(words), there, 2, lambda step, losses: None, device=gpu)
     one, other = (trained.network.state_dict() for trained in networks)

@@ -270,8 +270,8 @@ def test_an_interrupted_conversion_leaves_nothing_half_written(tmp_path, name, c
     number = getattr(signal, name)
     first, long = write_audio(tmp_path / "a.wav", 1.0), write_audio(tmp_path / "b.wav", 600.0, rate=8000)
     out = tmp_path / "out"
-    # A shell that runs tests in the background has its children ignore Ctrl-C.
-    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    # A shell that runs tests in the background has its children ignore Ctrl-C, and nohup the end of the terminal.
+    listening = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}
     process = start("convert", first, long, out, "--voice", "accumulator", **listening)
     deadline = time.monotonic() + 60
     while not (out / "a.wav").exists() or not list(out.glob(".*.part")):
