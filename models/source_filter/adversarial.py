@@ -165,11 +165,11 @@ class Game(nn.Module):
         encoder, agreement = trainer.network.encoder, torch.zeros((), device=trainer.device)
         with torch.no_grad():
             energy = trainer.energy(frame(torch.from_numpy(crop.audio).to(trainer.device)))
-            spectra, loudness, relative = trainer.normalised(energy)
-            views = [trainer.normalised(disturb(energy, generator))[0] if disturbed else spectra]
-            if compared:
-                views.append(trainer.normalised(disturb(energy, generator))[0])
-            heard = torch.cat(views)[:, first:]
+            views = [disturb(energy, generator) for _ in range(disturbed + compared)]
+            # All in one: the running mean goes chunk by chunk.
+            spectra, loudness, relative = trainer.normalised(torch.cat([energy, *views]))
+            loudness, relative = loudness[: len(energy)], relative[: len(energy)]
+            heard = spectra[len(energy) if views else 0 :, first:]
         if compared:
             content, other = encoder.whiten.fit(encoder.encode(heard)).chunk(2)
             agreement = (content - other).square().mean()

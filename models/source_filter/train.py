@@ -115,13 +115,16 @@ class Trainer(nn.Module):
         first = config.context_chunks
         with torch.no_grad():
             energy = self.energy(frame(audio))
-            _, loudness, relative = self.normalised(energy)
-            views = [self.normalised(energy if plain else disturb(energy, generator))[0][:, first:] for _ in range(2)]
+            disturbed = [] if plain else [disturb(energy, generator) for _ in range(2)]
+            # All in one: the running mean goes chunk by chunk.
+            spectra, loudness, relative = self.normalised(torch.cat([energy, *disturbed]))
+            loudness, relative = loudness[: len(energy)], relative[: len(energy)]
+            heard = spectra[0 if plain else len(energy) :, first:]
         encoder = self.network.encoder
         if plain or not encoder.leave.weight.requires_grad:
-            content = encoder(torch.cat(views[: 1 if plain else 2]))
+            content = encoder(heard)
         else:
-            content = encoder.whiten.fit(encoder.encode(torch.cat(views)))
+            content = encoder.whiten.fit(encoder.encode(heard))
         agreement = torch.zeros((), device=self.device)
         if not plain:
             content, other = content.chunk(2)
